@@ -1,0 +1,33 @@
+"""Every error this package raises on purpose, one tree. A message says what is wrong, where, and what to do."""
+
+
+class MatchcutError(Exception):
+    """Root of all errors a caller may want to catch. The command line prints it as one line and exits with 2."""
+
+
+class VideoError(MatchcutError):
+    """A video, frame folder or stream that cannot be read, or frames that do not fit together."""
+
+
+class TruncatedVideoError(VideoError):
+    """A video that ends before the frame count its container states."""
+
+
+class MaskError(MatchcutError):
+    """A mask file or label map that cannot be used: wrong size, no object, too many objects, not a mask."""
+
+
+class PromptError(MatchcutError):
+    """A box, click or scribble that cannot be used: outside the frame, empty, of the wrong form."""
+
+
+class OutputError(MatchcutError):
+    """An output that cannot be written: folder not empty, not writable, no space left."""
+
+
+class ModelError(MatchcutError):
+    """A model, preset, backbone or weight file that is unknown, missing or damaged."""
+
+
+class ShapeError(MatchcutError, ValueError):
+    """A tensor or array whose shape, dtype or values an operation cannot take."""
