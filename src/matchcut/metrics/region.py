@@ -1,0 +1,89 @@
+"""Region similarity J: intersection over union of masks, as the official DAVIS evaluation counts it.
+
+Source: Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", CVPR 2016,
+section 4.1; the constants are those of davisvideochallenge/davis2017-evaluation.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from matchcut.errors import ShapeError
+
+
+def as_bytes(truth: npt.NDArray[np.bool_], prediction: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.uint8], ...]:
+    """The two masks as bytes, not copied where they are contiguous: 0 is background, any other byte is object.
+
+    A byte need not be 1: Pillow hands out one-bit images as booleans that are stored as 255. Raises ShapeError unless
+    both are boolean (H, W) of one size, with at least one pixel.
+    """
+    for name, mask in (("truth", truth), ("prediction", prediction)):
+        if mask.ndim != 2 or mask.dtype != np.bool_ or mask.size == 0:
+            raise ShapeError(f"{name}: expected a boolean mask (H, W), got {mask.dtype} {mask.shape}")
+    if truth.shape != prediction.shape:
+        raise ShapeError(f"truth and prediction differ in size: {truth.shape} and {prediction.shape}")
+    return np.ascontiguousarray(truth).view(np.uint8), np.ascontiguousarray(prediction).view(np.uint8)
+
+
+def jaccard(truth: npt.NDArray[np.bool_], prediction: npt.NDArray[np.bool_]) -> float:
+    """J of one object in one frame: |truth and prediction| / |truth or prediction|.
+
+    Args:
+        truth: boolean (H, W).
+        prediction: boolean (H, W), the same size.
+
+    Returns:
+        A number in [0, 1]; 1 where both masks are empty.
+
+    Raises:
+        ShapeError: the masks are not boolean (H, W) of one size.
+    """
+    a, b = as_bytes(truth, prediction)
+    both = cv2.countNonZero(cv2.min(a, b))  # min and not bitwise_and: right for any non-zero byte
+    either = cv2.countNonZero(a) + cv2.countNonZero(b) - both
+    return both / either if either else 1.0
+
+
+def jaccard_per_object(
+    truth_labels: npt.NDArray[np.integer], prediction_labels: npt.NDArray[np.integer], ids: Sequence[int]
+) -> npt.NDArray[np.float64]:
+    """J of every object of one frame, from one joint histogram of the two label maps.
+
+    Args:
+        truth_labels: integers (H, W) in [0, 65535]. Labels outside `ids`, 0 and void (255) say, count as background.
+        prediction_labels: the same size and meaning.
+        ids: the K objects' labels, distinct, in [1, 65535]. An id may be in neither map.
+
+    Returns:
+        float64 (K,) in [0, 1], in the order of `ids`; 1 where an object is in neither map.
+
+    Raises:
+        ShapeError: the maps are not integers (H, W) of one size, or a label or id is out of range or given twice.
+    """
+    for name, labels in (("truth_labels", truth_labels), ("prediction_labels", prediction_labels)):
+        if labels.ndim != 2 or labels.dtype.kind not in "iu" or labels.size == 0:
+            raise ShapeError(f"{name}: expected integer labels (H, W), got {labels.dtype} {labels.shape}")
+        if labels.dtype not in (np.uint8, np.uint16) and not (labels.min() >= 0 and labels.max() <= 65535):
+            raise ShapeError(f"{name}: labels must be in [0, 65535], got {labels.min()} to {labels.max()}")
+    if truth_labels.shape != prediction_labels.shape:
+        raise ShapeError(f"label maps differ in size: {truth_labels.shape} and {prediction_labels.shape}")
+    if len(set(ids)) != len(ids) or not all(1 <= i <= 65535 for i in ids):
+        raise ShapeError(f"ids must be distinct and in [1, 65535], got {list(ids)}")
+
+    rows = np.array(ids, np.intp)
+    bytes_only = truth_labels.dtype == prediction_labels.dtype == np.uint8 and max(ids, default=0) < 256
+    if bytes_only and truth_labels.size < 1 << 24:  # calcHist answers in float32, which counts to 2^24
+        maps = [np.ascontiguousarray(truth_labels), np.ascontiguousarray(prediction_labels)]
+        counts = cv2.calcHist(maps, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)  # (truth, prediction)
+    else:
+        size = len(ids) + 1
+        place = np.zeros(65536, np.intp)  # label -> row of the histogram; row 0 is everything that is no object
+        place[rows] = np.arange(1, size)
+        joint = place[truth_labels] * size + place[prediction_labels]  # (H, W)
+        counts = np.bincount(joint.ravel(), minlength=size * size).reshape(size, size)  # (truth, prediction)
+        rows = place[rows]
+    both = counts[rows, rows]
+    either = counts.sum(1)[rows] + counts.sum(0)[rows] - both
+    return np.where(either == 0, 1.0, both / np.maximum(either, 1))

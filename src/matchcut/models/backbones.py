@@ -1,0 +1,87 @@
+"""Any timm backbone as a dense feature extractor at a chosen stage and stride."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from matchcut.errors import ModelError
+
+
+class Backbone(nn.Module):
+    """Features of one or several stages of a timm model, brought to the grid of the finest and joined.
+
+    Args:
+        name: a timm model name, "resnet18", "tf_efficientnet_lite0", "vit_small_patch16_224.dino" or any other.
+        stages: which features, counting a CNN's reductions from its stem (0) or a ViT's blocks; -1 is the last.
+        stride: of a CNN's deepest stages: later downsampling is replaced by dilation. A ViT keeps its patch size.
+        pretrained: let timm load (and download, where it must) its weights.
+        weights: a local file to load timm's weights from instead of a download.
+
+    Raises:
+        ModelError: an unknown model or stage, a stride it cannot have, or weights that cannot be had.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stages: Sequence[int] = (3,),
+        stride: int = 8,
+        pretrained: bool = False,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.stages, self.stride = name, tuple(stages), stride
+        if not self.stages:
+            raise ModelError("stages: expected at least one, got none")
+        net = _create(name, stride, pretrained, weights)
+        config = net.pretrained_cfg
+        # ImageNet's mean and deviation stand in where a model states none.
+        self.register_buffer("mean", torch.tensor(config.get("mean") or (0.485, 0.456, 0.406)).view(3, 1, 1), False)
+        self.register_buffer("std", torch.tensor(config.get("std") or (0.229, 0.224, 0.225)).view(3, 1, 1), False)
+        self.is_vit = hasattr(net, "patch_embed") and hasattr(net, "blocks")
+        if self.is_vit:
+            self.stride = int(net.patch_embed.patch_size[0])
+        count = len(net.blocks) if self.is_vit else len(net.feature_info)
+        for stage in self.stages:
+            if not -count <= stage < count:
+                raise ModelError(f"{name}: no stage {stage}; it has {count}, {-count} to {count - 1}")
+        self.stages = tuple(sorted(stage % count for stage in self.stages))
+        self.net = net
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) in [0, 1] to one (B, C, h, w) a stage. H and W are padded to the stride by repeating the edge."""
+        height, width = image.shape[-2:]
+        pad = (0, -width % self.stride, 0, -height % self.stride)
+        if any(pad):
+            image = F.pad(image, pad, mode="replicate")
+        image = (image - self.mean) / self.std
+        features: list[Tensor] = self.net.forward_intermediates(
+            image, indices=list(self.stages), norm=self.is_vit, stop_early=True, intermediates_only=True
+        )
+        return features
+
+
+def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> nn.Module:
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3) or difflib.get_close_matches(
+            name.split(".")[0], timm.list_models(), n=3
+        )
+        hint = f"; near: {', '.join(near)}" if near else ""
+        raise ModelError(f"unknown backbone {name!r}: timm has no such model{hint}")
+    settings: dict[str, Any] = {"pretrained": pretrained or weights is not None, "num_classes": 0}
+    if weights is not None:
+        settings["pretrained_cfg_overlay"] = {"file": weights}
+    is_vit = "vit" in name or "eva" in name or "deit" in name or "beit" in name
+    variants: list[dict[str, Any]] = [{"dynamic_img_size": True}] if is_vit else [{"output_stride": stride}]
+    try:
+        return timm.create_model(name, **settings, **variants[0])
+    except (TypeError, NotImplementedError, AssertionError) as error:
+        raise ModelError(f"{name}: it cannot be used at stride {stride} on frames of any size ({error})") from error
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        what = f"from {weights}" if weights is not None else "and nothing could be downloaded; give a file of them"
+        raise ModelError(f"{name}: its weights could not be loaded {what} ({str(error).splitlines()[0]})") from error

@@ -1,0 +1,51 @@
+"""What a model must offer to be driven by the tracker: a structural protocol, so a user's own model imports nothing."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MemoryPolicy:
+    """Which frames a guided model remembers while it goes through a video. Bounded whatever the video's length."""
+
+    context: int = 7
+    """Frames remembered before the one at hand, between it and the annotated frame it is propagated from."""
+    annotated: int = 4
+    """Annotated frames remembered at most: the one propagated from, the very first, and the nearest of the others."""
+    start: Literal["after", "from", "repeat"] = "after"
+    """Near an annotated frame, the context holds only frames after it (DINO), that frame too (VFS), or that frame
+    again and again until it is full (CRW)."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the memory keeps of a frame: its features, and what is carried over from it."""
+
+    features: Any
+    values: Tensor
+    """(B, 1 + objects, h, w) at the model's own resolution, background first."""
+    annotated: bool
+    """Whether a person gave this frame's mask, or the model made it."""
+
+
+@runtime_checkable
+class GuidedModel(Protocol):
+    """A model that carries given masks through a video.
+
+    Images are (B, 3, H, W) float in [0, 1], RGB, of any size; the model normalises them itself. Soft masks are
+    (B, 1 + objects, h, w), background first, summing to 1 over objects; h and w are the model's choice, and the
+    tracker enlarges them to the frame.
+    """
+
+    policy: MemoryPolicy
+
+    def encode(self, image: Tensor) -> Any:
+        """Features of a frame: computed once a frame, whatever the number of objects."""
+
+    def remember(self, features: Any, soft_masks: Tensor, *, annotated: bool = False) -> Reference:
+        """What the memory keeps of a frame. `soft_masks` may have any resolution."""
+
+    def segment(self, features: Any, references: list[Reference], carry: Any = None) -> tuple[Tensor, Any]:
+        """Soft masks of a frame, from references that all hold the same objects; and what to hand to the next call."""

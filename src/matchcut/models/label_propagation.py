@@ -1,0 +1,119 @@
+"""Label propagation: a pretrained backbone's features carry the first frame's labels along. No training.
+
+The common ground of the guided systems, and the way any backbone is judged by researchers: keys are L2-normalised
+features, the memory holds annotated frames and the last few, and each query cell takes the mean of the labels of the
+cells most similar to it (`matchcut.matching.affinity`).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from matchcut.errors import ModelError
+from matchcut.matching import affinity
+from matchcut.models.backbones import Backbone
+from matchcut.models.base import MemoryPolicy, Reference
+
+
+@dataclass(frozen=True)
+class Propagation:
+    """The settings of a label-propagation protocol. Distances are in cells of the feature grid."""
+
+    policy: MemoryPolicy = MemoryPolicy()
+    top_k: int = 10
+    temperature: float = 0.07
+    radius: float | None = 12
+    """Reach of the window over context frames."""
+    annotated_radius: float | None = None
+    """Reach of the window over annotated frames; None leaves it unrestricted."""
+    window: Literal["disc", "square"] = "disc"
+    shrink: Literal["area", "bilinear", "nearest"] = "area"
+    """How a mask is brought to the feature grid."""
+    stretch: bool = False
+    """Stretch each label's map to [0, 1] before the largest is taken."""
+
+
+PRESETS: dict[str, Propagation] = {
+    # Jabri et al., "Space-Time Correspondence as a Contrastive Random Walk", NeurIPS 2020, and its test script.
+    "crw": Propagation(MemoryPolicy(20, start="repeat"), temperature=0.05, shrink="bilinear"),
+    # Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, and its DAVIS script,
+    # which windows the first frame too.
+    "dino": Propagation(
+        MemoryPolicy(7), top_k=5, temperature=0.1, annotated_radius=12, window="square", shrink="nearest", stretch=True
+    ),
+    # Xu and Wang, "Rethinking Self-supervised Correspondence Learning", ICCV 2021: its range of 24 is a diameter.
+    "vfs": Propagation(MemoryPolicy(20, start="from"), annotated_radius=12, shrink="bilinear"),
+    # Li et al., "Unified Mask Embedding and Correspondence Learning", CVPR 2023: the memory of Algorithm S1.
+    "mask-vos": Propagation(MemoryPolicy(5), temperature=0.05),
+}
+"""The published protocols, by the names of systems.md section 0."""
+
+
+class LabelPropagation(nn.Module):
+    """A guided model with no parameters of its own: a backbone and the settings of a protocol.
+
+    Args:
+        backbone: gives one or several feature maps; several are brought to the finest grid and joined, each
+            normalised and weighted first.
+        settings: of the propagation, or the name of one of PRESETS.
+        mix: the weight of each of the backbone's feature maps; None is 1 for each.
+
+    Raises:
+        ModelError: an unknown preset, or weights that do not fit the backbone's stages.
+    """
+
+    def __init__(
+        self, backbone: Backbone, settings: Propagation | str = "mask-vos", mix: tuple[float, ...] | None = None
+    ) -> None:
+        super().__init__()
+        if isinstance(settings, str):
+            if settings not in PRESETS:
+                raise ModelError(f"unknown preset {settings!r}; there are {', '.join(PRESETS)}")
+            settings = PRESETS[settings]
+        self.backbone, self.settings, self.policy = backbone, settings, settings.policy
+        self.mix = mix or (1.0,) * len(backbone.stages)
+        if len(self.mix) != len(backbone.stages):
+            raise ModelError(f"mix: expected {len(backbone.stages)} weights, one a stage, got {len(self.mix)}")
+
+    def encode(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] to keys (B, C, h, w), L2-normalised float32."""
+        maps = self.backbone(image)
+        height, width = (max(one.shape[axis] for one in maps) for axis in (2, 3))
+        keys = []
+        for weight, one in zip(self.mix, maps, strict=True):
+            key = F.normalize(one.float(), dim=1)
+            if key.shape[2:] != (height, width):
+                key = F.interpolate(key, size=(height, width), mode="bilinear", align_corners=False)
+            keys.append(key * weight)
+        joined = keys[0] if len(keys) == 1 else torch.cat(keys, 1)
+        return F.normalize(joined, dim=1).contiguous(memory_format=torch.channels_last)
+
+    def remember(self, features: Tensor, soft_masks: Tensor, *, annotated: bool = False) -> Reference:
+        """Keep the keys and the labels (B, 1 + objects, h, w) on the grid of the keys."""
+        size = features.shape[2:]
+        if soft_masks.shape[2:] != size:
+            how: dict[str, Any] = {"mode": self.settings.shrink}
+            if how["mode"] == "bilinear":
+                how["align_corners"] = False
+            soft_masks = F.interpolate(soft_masks, size=size, **how)
+        return Reference(features, soft_masks, annotated)
+
+    def segment(self, features: Tensor, references: list[Reference], carry: Any = None) -> tuple[Tensor, Any]:
+        """Soft masks (B, 1 + objects, h, w) on the grid of the keys: the labels of the references, carried over."""
+        settings = self.settings
+        match = affinity(
+            features,
+            [reference.features for reference in references],
+            top_k=settings.top_k,
+            temperature=settings.temperature,
+            radius=[settings.annotated_radius if one.annotated else settings.radius for one in references],
+            window=settings.window,
+        )
+        return match.apply(torch.stack([reference.values for reference in references], 2)), carry
+
+    def with_settings(self, **changes: Any) -> "LabelPropagation":
+        """The same backbone with some settings changed."""
+        return LabelPropagation(self.backbone, replace(self.settings, **changes), self.mix)

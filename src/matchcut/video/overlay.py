@@ -1,0 +1,162 @@
+"""Drawing label maps over frames, and cutting objects out of them."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+
+from matchcut.errors import ShapeError
+from matchcut.masks import davis_palette
+
+Frame = np.ndarray[Any, np.dtype[np.uint8]]
+LabelMap = np.ndarray[Any, np.dtype[np.uint8]]
+
+IGNORE = 255
+IGNORE_GREY = 128
+IGNORE_ALPHA = 0.25
+
+
+def draw_overlay(
+    frame: Frame,
+    labels: LabelMap,
+    *,
+    alpha: float = 0.5,
+    contour: int = 2,
+    ids: bool = True,
+    palette: np.ndarray[Any, Any] | None = None,
+) -> Frame:
+    """A copy of a frame with each object tinted, outlined and numbered.
+
+    Args:
+        frame: uint8 RGB (H, W, 3); stays as it is.
+        labels: uint8 (H, W), 0 background, 1-254 objects, 255 ignore (drawn faint grey).
+        alpha: how much of the tint is colour, 0 (none) to 1.
+        contour: width of the outline in pixels, drawn inside the object; 0 for none.
+        ids: write each object's number at its innermost point, where it fits.
+        palette: (at least 255, 3) RGB 0-255, a row an id; the DAVIS palette when None.
+
+    Returns:
+        uint8 RGB (H, W, 3). Pixels of background are unchanged, but for the numbers of small objects.
+
+    Raises:
+        ShapeError: `frame`, `labels` or `palette` of another shape or type, or `alpha` outside 0 to 1.
+    """
+    _check(frame, labels)
+    if not 0 <= alpha <= 1:
+        raise ShapeError(f"alpha is {alpha}, not between 0 and 1")
+    colours = _davis() if palette is None else np.asarray(palette)
+    if colours.ndim != 2 or colours.shape[0] < 255 or colours.shape[1] != 3:
+        raise ShapeError(f"the palette is {colours.shape}, not (256, 3)")
+    out = frame.copy()
+    present = _present(labels)
+    if IGNORE in present:
+        _tint(out, labels, IGNORE, (IGNORE_GREY,) * 3, IGNORE_ALPHA)
+    numbers: list[tuple[int, tuple[int, int], float]] = []
+    for label in present[(present > 0) & (present < IGNORE)]:
+        colour = tuple(int(value) for value in colours[label])
+        box, mask = _tint(out, labels, int(label), colour, alpha)
+        if contour > 0:
+            _outline(out, box, mask, colour, contour)
+        if ids:
+            numbers.append((int(label), *_innermost(box, mask)))
+    for label, point, radius in numbers:
+        _number(out, label, point, radius)
+    return out
+
+
+def cutout(frame: Frame, labels: LabelMap, ids: Iterable[int] | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The objects of a frame on a transparent ground, uint8 RGBA (H, W, 4).
+
+    Alpha is 255 on the objects `ids` (every object when None), 0 elsewhere; background and ignored pixels are never
+    part of it. The colours are the frame's everywhere, so that an edge softened later does not go dark.
+
+    Raises:
+        ShapeError: `frame` or `labels` of another shape or type, or an id outside 1-254.
+    """
+    _check(frame, labels)
+    table = np.zeros(256, np.uint8)
+    chosen = list(range(1, IGNORE)) if ids is None else [int(label) for label in ids]
+    if any(not 0 < label < IGNORE for label in chosen):
+        raise ShapeError(f"object ids are 1 to 254, not {chosen}")
+    table[chosen] = 255
+    return np.dstack((frame, table[labels]))
+
+
+def _check(frame: Frame, labels: LabelMap) -> None:
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+        raise ShapeError(f"a frame is uint8 (H, W, 3), not {frame.dtype} {frame.shape}")
+    if labels.dtype != np.uint8 or labels.shape != frame.shape[:2]:
+        raise ShapeError(f"the label map is {labels.dtype} {labels.shape}, the frame is uint8 {frame.shape[:2]}")
+
+
+@lru_cache(maxsize=1)
+def _davis() -> np.ndarray[Any, Any]:
+    return np.asarray(davis_palette(), dtype=np.uint8).reshape(-1, 3)
+
+
+def _present(labels: LabelMap) -> np.ndarray[Any, Any]:
+    """The ids in a label map, increasing."""
+    return np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
+
+
+def _tint(
+    out: Frame, labels: LabelMap, label: int, colour: tuple[int, ...], alpha: float
+) -> tuple[tuple[slice, slice], np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Mix a colour into an object's pixels; give its bounding box and, in it, its mask (1 inside)."""
+    whole: Any = cv2.inRange(labels, label, label)
+    x, y, width, height = cv2.boundingRect(whole)
+    box = (slice(y, y + height), slice(x, x + width))
+    mask = whole[box]
+    # All 256 values of each channel are mixed once; then it is a table look-up.
+    values = np.arange(256)[:, None] * (1 - alpha) + np.asarray(colour) * alpha
+    table = np.rint(values).astype(np.uint8)[None]  # (1, 256, 3)
+    cv2.copyTo(cv2.LUT(np.ascontiguousarray(out[box]), table), mask, out[box])
+    return box, mask
+
+
+def _outline(
+    out: Frame, box: tuple[slice, slice], mask: np.ndarray[Any, Any], colour: tuple[int, ...], width: int
+) -> None:
+    """The object's own edge pixels, `width` deep, in its full colour, lightened where that is dark."""
+    bordered = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    inside = cv2.erode(bordered, np.ones((3, 3), np.uint8), iterations=width)[1:-1, 1:-1]
+    edge = cv2.subtract(mask, inside)
+    out[box][edge > 0] = [min(255, value + 64) for value in colour]
+
+
+def _innermost(box: tuple[slice, slice], mask: np.ndarray[Any, Any]) -> tuple[tuple[int, int], float]:
+    """((x, y), distance to the edge in pixels) of the point of an object that is farthest from its edge."""
+    step = max(1, int((mask.size / 20_000) ** 0.5))  # the place of a number needs no full resolution
+    small = np.ascontiguousarray(mask[step // 2 :: step, step // 2 :: step])
+    small = cv2.copyMakeBorder(small, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    _, radius, _, (x, y) = cv2.minMaxLoc(cv2.distanceTransform(small, cv2.DIST_L2, 3))
+    if radius == 0:  # so thin that the coarse grid misses it
+        rows, columns = np.nonzero(mask)
+        x, y, step, radius = columns[len(columns) // 2] + 1, rows[len(rows) // 2] + 1, 1, 1.0
+    return (
+        box[1].start + (int(x) - 1) * step + step // 2,
+        box[0].start + (int(y) - 1) * step + step // 2,
+    ), radius * step
+
+
+def _number(out: Frame, label: int, point: tuple[int, int], radius: float) -> None:
+    """White digits with a dark edge, centred on a point, kept inside the frame as far as they fit."""
+    height, width = out.shape[:2]
+    text = str(label)
+    smallest = float(np.clip(height / 800, 0.4, 0.8))
+    size = float(np.clip(radius / 22, smallest, 1.8 * smallest))
+    thick = 1 if size < 0.7 else 2
+    (text_width, text_height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, thick)
+    edge = 1 + thick
+    digits = np.zeros((text_height + below + 2 * edge, text_width + 2 * edge), np.uint8)
+    cv2.putText(digits, text, (edge, edge + text_height), cv2.FONT_HERSHEY_SIMPLEX, size, 255, thick, cv2.LINE_AA)
+    dark = cv2.dilate(digits, np.ones((3, 3), np.uint8), iterations=edge - 1)
+    top = max(0, min(point[1] - edge - text_height // 2, height - digits.shape[0]))
+    left = max(0, min(point[0] - digits.shape[1] // 2, width - digits.shape[1]))
+    patch = out[top : top + digits.shape[0], left : left + digits.shape[1]]
+    rows, columns = patch.shape[:2]
+    light = digits[:rows, :columns, None].astype(np.float32) / 255
+    ground = patch * (1 - 0.85 * dark[:rows, :columns, None].astype(np.float32) / 255)
+    patch[:] = np.rint(ground * (1 - light) + 255 * light).astype(np.uint8)

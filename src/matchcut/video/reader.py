@@ -1,0 +1,238 @@
+"""Video: the frames of a file, folder, glob or stream under one interface."""
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from matchcut.errors import VideoError
+
+Frame = np.ndarray[Any, np.dtype[np.uint8]]
+"""RGB, uint8, (H, W, 3)."""
+
+
+class _Frames(Protocol):
+    """What Video needs of frames that can be addressed, all by original index."""
+
+    total: int
+    size: tuple[int, int]
+    frame_rate: Fraction
+
+    def check(self, last: int) -> None: ...
+    def name(self, index: int) -> str: ...
+    def get(self, index: int) -> Frame: ...
+    def read(self, indices: range) -> Iterator[Frame]: ...
+    def close(self) -> None: ...
+
+
+class Video:
+    """Frames of a file, folder, glob or stream: decoded when asked for, addressed by index, never all in memory.
+
+    `source` is a video file (anything PyAV decodes), an image file (one frame), a folder of images or a glob (natural
+    sort), `-` (raw Y4M on standard input), or a camera or stream URL (`0`, `/dev/video0`, `rtsp://...`). `start`, `end`
+    and `stride` select frames as a slice does, by original index; a video's indices are then those of the selection.
+
+    A frame is uint8 RGB (H, W, 3), turned as the file's rotation or EXIF asks; the sample aspect ratio is ignored,
+    alpha dropped, more than 8 bits cut to 8. Random access is exact, with B-frames and variable frame rates too.
+    Standard input, cameras and network streams are not `seekable`: they have no length and are iterated once.
+
+    A file that holds fewer frames than its container states, or that stops decoding, raises TruncatedVideoError: at
+    once where the container shows it and a selected frame is missing, else when the missing frame is read. With
+    `allow_truncated` it does not, and the length is the number of frames that really come, for which opening decodes
+    the file once. A container that states no size (MPEG-TS, a raw stream) simply ends where it was cut.
+
+    One Video serves one thread at a time; iterators of one Video do not disturb each other.
+
+    Attributes:
+        source: what was opened.
+        name: a stem for the output folder; "stdin" for `-`.
+        size: (H, W) of every frame in pixels.
+        frame_rate: average frames a second, divided by `stride`; 24 for images.
+        seekable: whether it has a length and random access.
+
+    Raises:
+        VideoError: no such file, not a video, no frame, frames of several sizes, or an empty selection.
+        TruncatedVideoError: see above.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        stride: int = 1,
+        allow_truncated: bool = False,
+    ) -> None:
+        self.source = str(source)
+        if stride < 1:
+            raise VideoError(f"{self.source}: a stride of {stride} selects nothing; give 1 or more")
+        self._frames: _Frames | None = None
+        self._stream: Any = None
+        self._selection = range(0)
+        if _is_stream(self.source):
+            from matchcut.video.stream import StreamFrames
+
+            if start < 0 or (end is not None and end <= start):
+                raise VideoError(f"{self.source}: start {start} and end {end} select no frame of a stream")
+            self.name = _stream_name(self.source)
+            self._stream = StreamFrames(self.source, start=start, end=end, stride=stride, lenient=allow_truncated)
+            self._first_number, self._stride = start, stride
+            self.size: tuple[int, int] = self._stream.size
+            self.frame_rate = Fraction(self._stream.frame_rate) / stride
+        else:
+            self.name, self._frames = _open_frames(self.source, allow_truncated)
+            self._selection = range(self._frames.total)[slice(start, end, stride)]
+            if not self._selection:
+                last = "the end" if end is None else end
+                total = self._frames.total
+                self._frames.close()
+                raise VideoError(f"{self.source}: has {total} frames; {start} to {last} selects none of them")
+            self._frames.check(self._selection[-1])
+            self.size = self._frames.size
+            self.frame_rate = Fraction(self._frames.frame_rate) / stride
+
+    @property
+    def seekable(self) -> bool:
+        """Whether the video has a length and random access."""
+        return self._frames is not None
+
+    def __len__(self) -> int:
+        """Number of selected frames.
+
+        Raises:
+            VideoError: a stream, whose length is not known.
+        """
+        self._addressed("has no known length")
+        return len(self._selection)
+
+    def __getitem__(self, index: int) -> Frame:
+        """Frame `index` of the selection, uint8 RGB (H, W, 3); negative ones count from the end.
+
+        Raises:
+            IndexError: there is no such frame.
+            VideoError: a stream, or a frame that cannot be read.
+        """
+        frames = self._addressed("cannot be read by index")
+        try:
+            original = self._selection[index]
+        except IndexError:
+            raise IndexError(f"{self.source}: no frame {index}; it has {len(self._selection)}") from None
+        return frames.get(original)
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Every selected frame in turn."""
+        return (frame for _, frame in self.frames())
+
+    def frames(self, start: int = 0, step: int = 1) -> Iterator[tuple[int, Frame]]:
+        """(index, frame) from index `start` on, every `step`-th; each frame is decoded about once.
+
+        `step` may be negative, which walks backwards in bounded memory; `start=-1, step=-1` is the whole video
+        reversed. `start == len(video)` gives nothing, for a caller that goes on behind the last frame.
+
+        Raises:
+            IndexError: no frame `start`.
+            ValueError: `step` is 0.
+            VideoError: a stream that was read before or is to be read backwards, or a frame that cannot be read.
+        """
+        if step == 0:
+            raise ValueError("step must not be 0")
+        if self._frames is None:
+            if step < 0 or start < 0:
+                raise VideoError(f"{self.source}: a stream is read forwards only; record it to a file first")
+            return islice(enumerate(self._stream.read()), start, None, step)
+        total = len(self._selection)
+        if not -total <= start <= total:
+            raise IndexError(f"{self.source}: no frame {start}; it has {total}")
+        start = start + total if start < 0 else start
+        if start == total:
+            return iter(())
+        indices = range(total)[start::step]
+        return zip(indices, self._frames.read(self._selection[start::step]), strict=True)
+
+    def frame_name(self, index: int) -> str:
+        """What frame `index` is called in outputs: the stem of its image file, or its original number in 5 digits."""
+        if self._frames is None:
+            return f"{self._first_number + index * self._stride:05d}"
+        return self._frames.name(self._selection[index])
+
+    def names(self) -> list[str]:
+        """The names of all frames.
+
+        Raises:
+            VideoError: a stream, whose length is not known.
+        """
+        return [self.frame_name(index) for index in range(len(self))]
+
+    def close(self) -> None:
+        """Close the files it holds open; frames of a file can still be asked for and open it again."""
+        for held in (self._frames, self._stream):
+            if held is not None:
+                held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        length = f"{len(self)} frames" if self.seekable else "a stream"
+        return f"Video({self.source!r}: {length} of {width}x{height} at {float(self.frame_rate):.3g}/s)"
+
+    def _addressed(self, problem: str) -> _Frames:
+        if self._frames is None:
+            raise VideoError(f"{self.source}: a stream {problem}; iterate over it, or record it to a file first")
+        return self._frames
+
+
+def _is_stream(source: str) -> bool:
+    if source == "-" or re.match(r"(?!file:)[a-zA-Z][a-zA-Z0-9+.-]+://", source):
+        return True
+    path = Path(source)
+    return (source.isdecimal() and not path.exists()) or path.is_char_device() or path.is_fifo()
+
+
+def _stream_name(source: str) -> str:
+    if source == "-":
+        return "stdin"
+    if source.isdecimal():
+        return f"camera{source}"
+    return re.sub(r"[^\w.-]+", "_", Path(source.split("?")[0].rstrip("/")).stem) or "stream"
+
+
+def _open_frames(source: str, allow_truncated: bool) -> tuple[str, _Frames]:
+    from matchcut.video.images import ImageFrames, folder_images, glob_images, is_image
+
+    path = Path(source.removeprefix("file://")).expanduser()
+    if path.is_dir():
+        return path.resolve().name or "frames", ImageFrames(folder_images(path))
+    if not path.exists():
+        if re.search(r"[*?[]", source):
+            images = glob_images(source)
+            return (images[0].stem if len(images) == 1 else images[0].resolve().parent.name), ImageFrames(images)
+        raise VideoError(f"{source}: no such file or folder; check the path")
+    if is_image(path):
+        return path.stem, ImageFrames([path])
+    _readable(path)
+    from matchcut.video.container import FileFrames
+
+    return path.stem, FileFrames(path, allow_truncated=allow_truncated)
+
+
+def _readable(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+    if empty:
+        raise VideoError(f"{path}: is an empty file; give a video")

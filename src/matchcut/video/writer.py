@@ -1,0 +1,183 @@
+"""Writing videos and cut-out pictures, each whole or not at all."""
+
+import os
+from contextlib import AbstractContextManager
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import cv2
+import numpy as np
+
+from matchcut.errors import OutputError
+from matchcut.files import atomic_path, output_error
+
+Image = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+class VideoWriter:
+    """Encodes frames to one video file, which appears under its name only when the `with` block ends without error.
+
+        with VideoWriter("out/overlay.mp4", frame_rate=video.frame_rate) as writer:
+            for frame in video:
+                writer.write(frame)
+
+    The suffix decides: `.mp4` is H.264 (yuv420p, BT.709, crf 19, preset veryfast, faststart), of frames uint8 RGB
+    (H, W, 3); an odd height or width is made even by repeating the last row or column, as yuv420p needs. `.mov` with
+    `alpha` is ProRes 4444 of images uint8 RGBA (H, W, 4) of any size, its alpha straight.
+
+    `path` and `count` (frames written) can be read at any time.
+    """
+
+    def __init__(self, path: str | Path, *, frame_rate: Fraction | float = Fraction(24), alpha: bool = False) -> None:
+        """Check the form; nothing is written before the block is entered and the first frame comes.
+
+        Raises:
+            OutputError: a suffix that does not go with `alpha`, or a frame rate that is not positive.
+        """
+        self.path = Path(path)
+        self.count = 0
+        self.alpha = alpha
+        wanted = ".mov" if alpha else ".mp4"
+        if self.path.suffix.lower() != wanted:
+            kind = "video with alpha" if alpha else "video"
+            raise OutputError(f"cannot write {self.path}: a {kind} is written as {wanted}; change the suffix")
+        self.frame_rate = Fraction(frame_rate).limit_denominator(1001)
+        if self.frame_rate <= 0:
+            raise OutputError(f"cannot write {self.path}: a frame rate of {frame_rate} is not positive")
+        self._file: AbstractContextManager[Path] | None = None
+        self._container: Any = None
+        self._stream: Any = None
+        self._size: tuple[int, int] | None = None
+
+    def __enter__(self) -> Self:
+        self._file = atomic_path(self.path)
+        temporary = self._file.__enter__()
+        try:
+            options = {} if self.alpha else {"movflags": "faststart"}
+            self._container = av.open(str(temporary), "w", options=options)
+        except BaseException as error:
+            self._abandon(error)
+            raise self._error(error) from error
+        return self
+
+    def write(self, frame: Image) -> None:
+        """Add one frame: uint8 (H, W, 3) RGB, or (H, W, 4) RGBA with `alpha`.
+
+        Raises:
+            OutputError: of another shape or type than the first, or the disk is full.
+        """
+        channels = 4 if self.alpha else 3
+        size = frame.shape[:2]
+        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != channels or not frame.size:
+            raise OutputError(
+                f"cannot write {self.path}: frame {self.count} is {frame.dtype} {frame.shape}, "
+                f"not uint8 (H, W, {channels})"
+            )
+        if self._container is None:
+            raise OutputError(f"cannot write {self.path}: use the writer in a `with` block")
+        if self._size is None:
+            self._start(size)
+        if size != self._size:
+            raise OutputError(f"cannot write {self.path}: frame {self.count} is {size}, the first was {self._size}")
+        if not self.alpha:
+            frame = _even(frame)
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgba" if self.alpha else "rgb24")
+        picture = picture.reformat(format=self._stream.pix_fmt, dst_colorspace="ITU709")
+        picture.pts = self.count
+        picture.time_base = 1 / self.frame_rate
+        try:
+            self._container.mux(self._stream.encode(picture))
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise self._error(error) from error
+        self.count += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is None:
+            return
+        if error is not None:
+            self._abandon(error)
+            return
+        try:
+            if not self.count:
+                raise OutputError(f"cannot write {self.path}: no frame was given")
+            self._container.mux(self._stream.encode())
+            self._container.close()
+            self._container = None
+        except (av.FFmpegError, OSError, ValueError, OutputError) as failed:
+            self._abandon(failed)
+            raise self._error(failed) from failed
+        file, self._file = self._file, None
+        file.__exit__(None, None, None)
+
+    def _start(self, size: tuple[int, int]) -> None:
+        height, width = size
+        try:
+            if self.alpha:
+                stream = self._container.add_stream("prores_ks", rate=self.frame_rate, options={"profile": "4444"})
+                stream.pix_fmt = "yuva444p10le"
+            else:
+                options = {"crf": "19", "preset": "veryfast"}
+                stream = self._container.add_stream("libx264", rate=self.frame_rate, options=options)
+                stream.pix_fmt = "yuv420p"
+                height, width = height + height % 2, width + width % 2
+            stream.height, stream.width = height, width
+            stream.codec_context.thread_type = "AUTO"
+            stream.codec_context.colorspace = 1  # BT.709, which players take for untagged video too
+            stream.codec_context.color_range = 1
+            stream.codec_context.color_primaries = 1
+            stream.codec_context.color_trc = 1
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise self._error(error) from error
+        self._stream, self._size = stream, size
+
+    def _abandon(self, error: BaseException) -> None:
+        """Close and remove the unfinished file; what goes wrong in that is less news than `error`."""
+        container, self._container = self._container, None
+        file, self._file = self._file, None
+        try:
+            if container is not None:
+                container.close()
+        except (av.FFmpegError, OSError, ValueError):
+            pass
+        finally:
+            if file is not None:
+                try:
+                    file.__exit__(type(error), error, error.__traceback__)
+                except (type(error), OutputError):
+                    pass
+
+    def _error(self, error: BaseException) -> BaseException:
+        if isinstance(error, OutputError) or not isinstance(error, Exception):
+            return error
+        if isinstance(error, OSError):
+            return output_error(self.path, error)
+        return OutputError(f"cannot write {self.path}: {error}")
+
+
+def write_png(path: str | os.PathLike[str], image: Image) -> None:
+    """Write an image, uint8 RGBA (H, W, 4), RGB (H, W, 3) or grey (H, W), as PNG, atomically.
+
+    Raises:
+        OutputError: another shape or type, or the file cannot be written.
+    """
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or not image.size:
+        raise OutputError(f"cannot write {path}: an image of {image.dtype} {image.shape} is no uint8 picture")
+    order = {1: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}[channels]
+    done, data = cv2.imencode(".png", image if order is None else cv2.cvtColor(image, order))
+    if not done:
+        raise OutputError(f"cannot write {path}: the image does not encode as PNG")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def _even(frame: Image) -> Image:
+    height, width = frame.shape[:2]
+    if height % 2 or width % 2:
+        return np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return frame
