@@ -68,7 +68,11 @@ class Affinity:
             ShapeError: the values do not lie on the reference cells.
         """
         batch, cells, _ = self.indices.shape
-        if values.ndim < 3 or values.shape[0] != batch or math.prod(values.shape[2:]) != math.prod(self.reference_shape):
+        if (
+            values.ndim < 3
+            or values.shape[0] != batch
+            or math.prod(values.shape[2:]) != math.prod(self.reference_shape)
+        ):
             raise ShapeError(
                 f"values: expected (B, C, T, h, w) with B = {batch} and (T, h, w) = {self.reference_shape}, "
                 f"got {tuple(values.shape)}"
@@ -182,7 +186,7 @@ class _Plan:
 
     def __init__(self, query: tuple[int, int], reference: tuple[int, int], radii: list[Radius], window: Window) -> None:
         self.query, self.reference, self.radii, self.window = query, reference, radii, window
-        self.masks: dict[tuple[int, ...], Tensor] = {}
+        self.masks: dict[tuple[float, ...], Tensor] = {}
         reach = [self.reach(r) for r in radii if r is not None]
         whole = sum(r is None for r in radii) * math.prod(reference)
         side = max(8, (max(reach) + 1)) if reach else 16
@@ -241,8 +245,10 @@ class _Plan:
     def outside(self, rows: slice, columns: slice, radius: float, like: Tensor) -> Tensor:
         """(block cells, rectangle cells): 0 inside the window, -inf outside. Equal for all inner blocks, so kept."""
         ys, xs = self.rectangle(rows, columns, radius)
-        key = (rows.start - ys.start, columns.start - xs.start, rows.stop - rows.start, columns.stop - columns.start)
-        key += (ys.stop - ys.start, xs.stop - xs.start, round(radius * 1000))
+        key = (
+            *(rows.start - ys.start, columns.start - xs.start, rows.stop - rows.start, columns.stop - columns.start),
+            *(ys.stop - ys.start, xs.stop - xs.start, radius),
+        )
         if key not in self.masks:
 
             def offsets(query: slice, reference: slice) -> Tensor:
@@ -259,11 +265,9 @@ class _Plan:
         return self.masks[key]
 
 
-def _search(
-    query: Tensor, keys: list[Tensor], plan: _Plan, top_k: int, shortlist: bool
-) -> tuple[Tensor, Tensor]:
+def _search(query: Tensor, keys: list[Tensor], plan: _Plan, top_k: int, shortlist: bool) -> tuple[Tensor, Tensor]:
     """The candidates (Q, M) of each query cell, surely the top_k among them; and which of them lie in the window."""
-    height, width, channels = query.shape
+    height, width, _ = query.shape
     cells = len(keys) * math.prod(plan.reference)
     top_k = min(top_k, cells)
     wanted = min(top_k + SPARE, cells) if shortlist else top_k
@@ -380,8 +384,9 @@ class _PairScores(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, keys: Tensor, pairs: Tensor) -> Tensor:
         ctx.save_for_backward(query, keys, pairs)
         if query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64):
-            return torch.sparse.sampled_addmm(_csr(pairs, query.new_zeros(pairs.numel()), len(keys)), query, keys.t(),
-                                              beta=0.0).values().view(pairs.shape)
+            pattern = _csr(pairs, query.new_zeros(pairs.numel()), len(keys))
+            scores: Tensor = torch.sparse.sampled_addmm(pattern, query, keys.t(), beta=0.0).values()
+            return scores.view(pairs.shape)
         step = max(1, BLOCK_SCORES * 4 // max(1, pairs.shape[1] * query.shape[1]))
         parts = zip(query.split(step), pairs.split(step), strict=True)
         return torch.cat([torch.einsum("qmc,qc->qm", keys[pair], row) for row, pair in parts])

@@ -1,0 +1,1 @@
+"""Models: backbones, and what carries masks with them."""

@@ -26,6 +26,9 @@ class Backbone(nn.Module):
         ModelError: an unknown model or stage, a stride it cannot have, or weights that cannot be had.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         name: str,
@@ -38,8 +41,8 @@ class Backbone(nn.Module):
         self.name, self.stages, self.stride = name, tuple(stages), stride
         if not self.stages:
             raise ModelError("stages: expected at least one, got none")
-        net = _create(name, stride, pretrained, weights)
-        config = net.pretrained_cfg
+        net: Any = _create(name, stride, pretrained, weights)
+        config: dict[str, Any] = net.pretrained_cfg
         # ImageNet's mean and deviation stand in where a model states none.
         self.register_buffer("mean", torch.tensor(config.get("mean") or (0.485, 0.456, 0.406)).view(3, 1, 1), False)
         self.register_buffer("std", torch.tensor(config.get("std") or (0.229, 0.224, 0.225)).view(3, 1, 1), False)
@@ -51,10 +54,10 @@ class Backbone(nn.Module):
             if not -count <= stage < count:
                 raise ModelError(f"{name}: no stage {stage}; it has {count}, {-count} to {count - 1}")
         self.stages = tuple(sorted(stage % count for stage in self.stages))
-        self.net = net
+        self.net: Any = net
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [0, 1] to one (B, C, h, w) a stage. H and W are padded to the stride by repeating the edge."""
+        """(B, 3, H, W) in [0, 1] to one (B, C, h, w) a stage. The edge is repeated up to the stride."""
         height, width = image.shape[-2:]
         pad = (0, -width % self.stride, 0, -height % self.stride)
         if any(pad):
@@ -66,7 +69,7 @@ class Backbone(nn.Module):
         return features
 
 
-def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> nn.Module:
+def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> Any:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3) or difflib.get_close_matches(
             name.split(".")[0], timm.list_models(), n=3

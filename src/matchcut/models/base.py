@@ -37,6 +37,9 @@ class GuidedModel(Protocol):
     Images are (B, 3, H, W) float in [0, 1], RGB, of any size; the model normalises them itself. Soft masks are
     (B, 1 + objects, h, w), background first, summing to 1 over objects; h and w are the model's choice, and the
     tracker enlarges them to the frame.
+
+    A model may also state `size`, the short side in pixels of the frames it wants; `enlarge`, "linear" or "cubic"; and
+    `stretch`, whether each enlarged soft mask is stretched to [0, 1] before the largest is taken.
     """
 
     policy: MemoryPolicy

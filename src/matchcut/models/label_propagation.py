@@ -5,7 +5,7 @@ features, the memory holds annotated frames and the last few, and each query cel
 cells most similar to it (`matchcut.matching.affinity`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -22,7 +22,9 @@ from matchcut.models.base import MemoryPolicy, Reference
 class Propagation:
     """The settings of a label-propagation protocol. Distances are in cells of the feature grid."""
 
-    policy: MemoryPolicy = MemoryPolicy()
+    policy: MemoryPolicy = field(default_factory=MemoryPolicy)
+    size: int | None = 480
+    """Short side of the frames, in pixels."""
     top_k: int = 10
     temperature: float = 0.07
     radius: float | None = 12
@@ -32,8 +34,10 @@ class Propagation:
     window: Literal["disc", "square"] = "disc"
     shrink: Literal["area", "bilinear", "nearest"] = "area"
     """How a mask is brought to the feature grid."""
+    enlarge: Literal["linear", "cubic"] = "linear"
+    """How a soft mask is brought to the size of the frame before the largest is taken."""
     stretch: bool = False
-    """Stretch each label's map to [0, 1] before the largest is taken."""
+    """Stretch each enlarged soft mask to [0, 1]."""
 
 
 PRESETS: dict[str, Propagation] = {
@@ -73,7 +77,9 @@ class LabelPropagation(nn.Module):
             if settings not in PRESETS:
                 raise ModelError(f"unknown preset {settings!r}; there are {', '.join(PRESETS)}")
             settings = PRESETS[settings]
-        self.backbone, self.settings, self.policy = backbone, settings, settings.policy
+        self.backbone, self.settings = backbone, settings
+        self.policy, self.size = settings.policy, settings.size
+        self.enlarge, self.stretch = settings.enlarge, settings.stretch
         self.mix = mix or (1.0,) * len(backbone.stages)
         if len(self.mix) != len(backbone.stages):
             raise ModelError(f"mix: expected {len(backbone.stages)} weights, one a stage, got {len(self.mix)}")

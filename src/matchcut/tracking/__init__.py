@@ -1,0 +1,1 @@
+"""Masks through a video: the timeline that records them and the tracker that fills it."""

@@ -17,6 +17,7 @@ from matchcut.video.decoding import decode, open_container, video_stream
 
 ONE_PACKET_ONE_FRAME = {"h264", "hevc", "av1", "vp9", "ffv1", "prores", "mjpeg", "dnxhd", "png", "qtrle", "rawvideo"}
 INDEXED_FORMATS = {"mov", "matroska", "mpegts", "flv"}
+SOUGHT_FORMATS = INDEXED_FORMATS | {"avi"}  # in others a seek may pass a wrong time stamp: they decode from the start
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class PacketScan:
     rate: Fraction | None
     time_base: Fraction
     by_pts: bool
+    can_seek: bool
     clean: bool
 
     def index(self) -> FrameIndex:
@@ -120,7 +122,7 @@ def scan_packets(path: Path) -> PacketScan:
         clean = one_to_one and unique and rising and first_is_key and bool(known)
         if clean and not hidden:
             clean = min(known) == known[0]  # frames shown before the first key frame may not decode
-    return PacketScan(packets, skip, stated, rate, time_base, form == "matroska", clean)
+    return PacketScan(packets, skip, stated, rate, time_base, form == "matroska", form in SOUGHT_FORMATS, clean)
 
 
 def decoded_index(path: Path, scan: PacketScan, *, lenient: bool) -> FrameIndex:
@@ -142,7 +144,7 @@ def decoded_index(path: Path, scan: PacketScan, *, lenient: bool) -> FrameIndex:
     missing = max(scan.stated - len(scan.packets), int(damaged))
     known = [value for value in pts if value is not None]
     if len(known) == total and all(a < b for a, b in pairwise(known)):
-        keys = keys if keys[:1] == [0] else [0, *keys]
+        keys = ([] if keys[:1] == [0] else [0]) + keys if scan.can_seek else [0]
         seeks = [known[at] for at in keys] if known else [0]
         return FrameIndex(total, total + missing, known, keys, seeks, scan.skip, total)
     return FrameIndex(total, total + missing, None, [0], [0], scan.skip, total)

@@ -146,7 +146,7 @@ def _number(out: Frame, label: int, point: tuple[int, int], radius: float) -> No
     height, width = out.shape[:2]
     text = str(label)
     smallest = float(np.clip(height / 800, 0.4, 0.8))
-    size = float(np.clip(radius / 22, smallest, 1.8 * smallest))
+    size = float(np.clip(radius / (12 + 10 * len(text)), smallest, 1.8 * smallest))
     thick = 1 if size < 0.7 else 2
     (text_width, text_height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, thick)
     edge = 1 + thick

