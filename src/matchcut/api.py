@@ -1,0 +1,253 @@
+"""What most users call: names and paths in, objects out. Each function is a few lines over the objects."""
+
+import itertools
+import json
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from matchcut.errors import MaskError, PromptError
+from matchcut.masks import LabelMap, check_mask, object_ids, read_mask, write_mask
+from matchcut.models.base import GuidedModel
+from matchcut.tracking.outputs import CHECKPOINT, Outputs, write_record
+from matchcut.tracking.prompts import box_to_mask, check_box, combine
+from matchcut.tracking.timeline import Timeline
+from matchcut.tracking.tracker import Progress, Tracker
+from matchcut.video.reader import Video
+from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS
+from matchcut.weights.store import list_models, load_model
+
+__all__ = ["about_model", "annotations_of", "list_models", "load_model", "run", "track", "versions"]
+
+Frame = NDArray[np.uint8]
+
+
+def track(
+    source: str | Path | Video,
+    mask: str | Path | LabelMap | Mapping[int, LabelMap] | None = None,
+    *,
+    boxes: Sequence[Sequence[float]] = (),
+    model: str | GuidedModel = DEFAULT_MODEL,
+    preset: str | None = None,
+    size: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> Timeline:
+    """Carry the mask of a video's objects to every frame.
+
+    Args:
+        source: a video file, folder of frames, glob or `Video`.
+        mask: what the first frame shows, a file or a label map (H, W) uint8; a folder of masks named after their
+            frames; or label maps by frame index.
+        boxes: instead of a mask, a box (left, top, right, bottom) an object on the first frame.
+        model: a name of `list_models()`, or any guided model.
+        preset, size, device, precision: see `load_model` and `Tracker`.
+        progress: called with frames done and frames to do.
+
+    Returns:
+        The filled timeline; `save` writes the masks, `save_video` the overlay.
+
+    Raises:
+        MatchcutError: the input, the prompt or the model cannot be used; the message says why.
+    """
+    video = source if isinstance(source, Video) else Video(source)
+    tracker = Tracker(
+        load_model(model, preset=preset) if isinstance(model, str) else model,
+        size=size,
+        device=device,
+        precision=precision,
+    )
+    timeline = Timeline(video)
+    for frame, labels in annotations_of(video, mask, boxes).items():
+        timeline.annotate(frame, labels)
+    tracker.fill(timeline, progress)
+    return timeline
+
+
+def annotations_of(
+    video: Video,
+    mask: str | Path | LabelMap | Mapping[int, LabelMap] | None,
+    boxes: Sequence[Sequence[float]] = (),
+    *,
+    frame: int = 0,
+    threshold: float | None = None,
+    image: Frame | None = None,
+) -> dict[int, LabelMap]:
+    """Label maps by frame index from any form a prompt can have, each checked against the video.
+
+    Args:
+        frame: the frame that a single mask or the boxes are of.
+        threshold: see `read_mask`.
+        image: the picture of that frame, where the video cannot be sought.
+
+    Raises:
+        MaskError, PromptError: the prompt does not fit the video; the message says why.
+    """
+    if (mask is None) == (not boxes):
+        raise PromptError("nothing to track: give either a mask or boxes of the first frame")
+    if video.seekable and not 0 <= frame < len(video):
+        raise PromptError(f"frame {frame} is not in the video, which has frames 0 to {len(video) - 1}")
+    if boxes:
+        checked = [check_box(box, video.size) for box in boxes]
+        image = video[frame] if image is None else image
+        return {frame: combine([box_to_mask(image, box) for box in checked])}
+    if isinstance(mask, Mapping):
+        given = dict(mask)
+    elif isinstance(mask, np.ndarray):
+        given = {frame: mask}
+    else:
+        path = Path(mask)  # type: ignore[arg-type]
+        given = _masks_in(video, path, threshold) if path.is_dir() else {frame: read_mask(path, threshold=threshold)}
+        for index, labels in given.items():
+            check_mask_or_empty(labels, video.size, str(path / video.frame_name(index) if path.is_dir() else path))
+    if not any(object_ids(labels) for labels in given.values()):
+        check_mask(next(iter(given.values())), video.size, str(mask) if isinstance(mask, str | Path) else "the mask")
+    return given
+
+
+def check_mask_or_empty(labels: LabelMap, size: tuple[int, int], where: str) -> None:
+    """As `check_mask`, but a map without objects may pass: a frame on which all have left."""
+    if labels.shape != tuple(size) or object_ids(labels):
+        check_mask(labels, size, where)
+
+
+def _masks_in(video: Video, folder: Path, threshold: float | None) -> dict[int, LabelMap]:
+    """The masks of a folder, by the frame whose name they have."""
+    frames = {name: index for index, name in enumerate(video.names())}
+    files = sorted(one for one in folder.iterdir() if one.suffix.lower() in (".png", ".bmp", ".tif", ".tiff"))
+    if not files:
+        raise MaskError(f"{folder} holds no masks: expected PNGs named after their frames, as {next(iter(frames))}.png")
+    strangers = [one.name for one in files if one.stem not in frames]
+    if strangers:
+        raise MaskError(
+            f"{folder / strangers[0]}: no frame has this name ({len(strangers)} such masks); frames are named "
+            f"{video.frame_name(0)} to {video.frame_name(len(video) - 1)}"
+        )
+    return {frames[one.stem]: read_mask(one, threshold=threshold) for one in files}
+
+
+def run(
+    video: Video,
+    tracker: Tracker,
+    folder: Path,
+    outputs: Outputs,
+    mask: str | Path | None = None,
+    boxes: Sequence[Sequence[float]] = (),
+    *,
+    frame: int = 0,
+    threshold: float | None = None,
+    about: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Track a video into a folder, as the command does: masks as they come, then what else is wanted.
+
+    An interrupted run of the same input and settings in the folder is gone on with, a finished one left as it is.
+
+    Returns:
+        What was measured: frames, seconds, seconds a stage, frames a second, peak memory.
+
+    Raises:
+        MatchcutError: as `annotations_of` and `Tracker.fill`; the folder holds a run of other settings.
+    """
+    started = time.perf_counter()
+    if not video.seekable:
+        return _run_stream(video, tracker, folder, outputs, mask, boxes, threshold, dict(about or {}), progress)
+    timeline = Timeline(video, folder / "masks")
+    for index, labels in annotations_of(video, mask, boxes, frame=frame, threshold=threshold).items():
+        timeline.annotate(index, labels)
+    record = folder / "timeline.json"
+    fingerprint = tracker.fingerprint(timeline)
+    if record.exists() and json.loads(record.read_text()).get("fingerprint") == fingerprint:
+        return {"frames": len(video), "finished_before": True}
+    tracker.fill(timeline, progress, folder / CHECKPOINT)
+    measured = _measured(len(video), started, tracker)
+    if outputs.wanted:
+        started = time.perf_counter()
+        with outputs:
+            for index, image in video.frames():
+                found = timeline.labels(index)
+                assert found is not None
+                outputs.add(video.frame_name(index), image, found)
+        measured["seconds_a_stage"]["outputs"] = round(time.perf_counter() - started, 3)
+    timeline.save(folder, **(about or {}), **versions(), **measured, fingerprint=fingerprint)
+    return measured
+
+
+def _run_stream(
+    video: Video,
+    tracker: Tracker,
+    folder: Path,
+    outputs: Outputs,
+    mask: str | Path | None,
+    boxes: Sequence[Sequence[float]],
+    threshold: float | None,
+    about: dict[str, Any],
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """As `run`, for frames that come once and cannot be sought; the prompt is of the first."""
+    started, count = time.perf_counter(), 0
+    frames = iter(video)
+    first = next(frames)
+    annotations = annotations_of(video, mask, boxes, threshold=threshold, image=first)
+    shown: list[Frame] = []
+
+    def seen() -> Iterator[Frame]:
+        for one in itertools.chain([first], frames):
+            shown[:] = [one]
+            yield one
+
+    with outputs:
+        for index, labels in tracker.stream(seen(), annotations):
+            write_mask(folder / "masks" / f"{video.frame_name(index)}.png", labels)
+            outputs.add(video.frame_name(index), shown[0], labels)
+            count = index + 1
+            if progress is not None:
+                progress(count, 0)
+    measured = _measured(count, started, tracker)
+    described = {"input": video.source, "size": list(video.size), "frame_rate": float(video.frame_rate)}
+    write_record(folder, {**described, **about, **versions(), **measured})
+    return measured
+
+
+def about_model(model: str, preset: str | None, backbone: str | None, tracker: Tracker) -> dict[str, Any]:
+    """What a record says of the model: its name, settings and weights."""
+    spec = MODELS[model]
+    weights = WEIGHTS[spec.weights]
+    packaged = backbone is None or backbone == weights.backbone
+    return {
+        "model": model,
+        "preset": preset,
+        "backbone": backbone or weights.backbone,
+        "weights": weights.name if packaged else backbone,
+        "weights_sha256": weights.sha256 if packaged else None,
+        "working_size": tracker.size,
+        "device": str(tracker.device),
+        "precision": str(tracker.dtype).removeprefix("torch."),
+    }
+
+
+def versions() -> dict[str, Any]:
+    """Versions of what made a result."""
+    names = ("matchcut", "torch", "timm", "av", "numpy", "opencv-python-headless")
+    return {"versions": {"python": platform.python_version(), **{name: version(name) for name in names}}}
+
+
+def _measured(frames: int, started: float, tracker: Tracker) -> dict[str, Any]:
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
+    return {
+        "frames": frames,
+        "seconds": round(seconds, 3),
+        "frames_a_second": round(frames / seconds, 2),
+        "seconds_a_stage": {stage: round(spent, 3) for stage, spent in tracker.seconds.items()},
+        "peak_memory_gib": round(peak, 3),
+    }

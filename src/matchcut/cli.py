@@ -1,0 +1,219 @@
+"""The command line: parses, calls the library, prints. What it does lives in `matchcut.api`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from matchcut.errors import MatchcutError, PromptError
+
+if TYPE_CHECKING:
+    from matchcut.video.reader import Video
+
+app = typer.Typer(
+    name="matchcut",
+    help="Cut any object out of a video by matching.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Cut any object out of a video by matching."""
+
+
+@app.command()
+def track(
+    inputs: Annotated[
+        list[str], typer.Argument(help="Video files, folders of frames, globs; - is raw Y4M on standard input.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the results; of several inputs, one in it each.")
+    ],
+    mask: Annotated[
+        list[Path] | None, typer.Option(help="Mask of the objects on the first frame; of several inputs, one each.")
+    ] = None,
+    masks: Annotated[
+        list[Path] | None, typer.Option(help="Folder of masks named after their frames: later objects, corrections.")
+    ] = None,
+    box: Annotated[
+        list[str] | None, typer.Option(help="left,top,right,bottom in pixels instead of a mask; once an object.")
+    ] = None,
+    frame: Annotated[int, typer.Option(help="The frame that --mask or --box is of.", min=0)] = 0,
+    threshold: Annotated[
+        float | None, typer.Option(help="Make a grey mask binary: 0 to 1 of full white.", min=0, max=1)
+    ] = None,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also overlay.mp4: the video with the masks on it.")
+    ] = False,
+    cutout: Annotated[
+        str | None, typer.Option(help='Also the objects cut out: "png" (a folder of RGBA) or "mov" (ProRes 4444).')
+    ] = None,
+    coco: Annotated[bool, typer.Option("--coco", help="Also coco.json: the masks as run lengths.")] = False,
+    model: Annotated[str, typer.Option(help="See `matchcut models`.")] = "label-propagation",
+    preset: Annotated[str | None, typer.Option(help="A published protocol: crw, dino, vfs or mask-vos.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Any timm model instead of the default backbone.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A local file of the backbone's weights: no download.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "auto",
+    size: Annotated[
+        int | None, typer.Option(help="Short side it works at; masks have full size anyway.", min=32)
+    ] = None,
+    start: Annotated[int, typer.Option(help="First frame.", min=0)] = 0,
+    end: Annotated[int | None, typer.Option(help="Frame to stop before.", min=1)] = None,
+    stride: Annotated[int, typer.Option(help="Every n-th frame.", min=1)] = 1,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Go on with the frames of a video that ends early.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in -o.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in -o.")] = False,
+) -> None:
+    """Carry the mask of a video's objects to every frame."""
+    from matchcut import api
+    from matchcut.tracking.outputs import Outputs, open_folder
+    from matchcut.tracking.tracker import Tracker
+    from matchcut.video.reader import Video
+
+    if cutout not in (None, "png", "mov"):
+        raise PromptError(f'--cutout {cutout}: expected "png" or "mov"')
+    boxes = [_parse_box(one) for one in box or []]
+    prompts = _one_each(inputs, mask or masks, "--mask" if mask else "--masks")
+    if sum(map(bool, (mask, masks, boxes))) != 1:
+        raise PromptError("give one of --mask FILE, --masks FOLDER and --box left,top,right,bottom")
+    videos = [Video(one, start=start, end=end, stride=stride, allow_truncated=allow_truncated) for one in inputs]
+    folders = _folders(out, videos)
+    network = api.load_model(model, preset=preset, backbone=backbone, weights=str(weights) if weights else None)
+    for video, prompt, folder in zip(videos, prompts, folders, strict=True):
+        tracker = Tracker(network, size=size, device=device, precision=precision)
+        about = api.about_model(model, preset, backbone, tracker)
+        if video.seekable:  # a prompt that does not fit is said before anything is written
+            api.annotations_of(video, prompt, boxes, frame=frame, threshold=threshold)
+        open_folder(folder, overwrite=overwrite, resume=resume)
+        wanted: Any = {"overlay": overlay, "cutout": cutout, "coco": coco}
+        outputs = Outputs(folder, video.size, video.frame_rate, **wanted)
+        with _Bar(video.name) as bar:
+            measured = api.run(
+                video,
+                tracker,
+                folder,
+                outputs,
+                prompt,
+                boxes,
+                frame=frame,
+                threshold=threshold,
+                about=about,
+                progress=bar.update,
+            )
+        _summary(folder, measured, wanted)
+
+
+@app.command()
+def models() -> None:
+    """What there is to choose from, with licence and scores."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS
+
+    table = Table("model", "what it is", "backbone", "licence", "scores")
+    for one in MODELS.values():
+        weights = WEIGHTS[one.weights]
+        name = f"{one.name} (default)" if one.name == DEFAULT_MODEL else one.name
+        scores = ", ".join(f"{key} {value}" for key, value in one.scores.items())
+        table.add_row(name, one.summary, weights.backbone, weights.licence, scores)
+    Console().print(table)
+
+
+def _parse_box(text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(one) for one in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 4:
+        raise PromptError(f"--box {text}: expected left,top,right,bottom in pixels, as --box 210,80,420,390")
+    return numbers
+
+
+def _one_each(inputs: list[str], given: list[Path] | None, option: str) -> list[Path | None]:
+    if not given:
+        return [None] * len(inputs)
+    if len(given) not in (1, len(inputs)):
+        raise PromptError(f"{option} was given {len(given)} times for {len(inputs)} inputs: give one, or one each")
+    return [*given] if len(given) == len(inputs) else [given[0]] * len(inputs)
+
+
+def _folders(out: Path, videos: "list[Video]") -> list[Path]:
+    if len(videos) == 1:
+        return [out]
+    names = [video.name for video in videos]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise PromptError(f"two inputs are named {twice}: their results would share a folder; run them one by one")
+    return [out / name for name in names]
+
+
+class _Bar:
+    """A progress bar: frame, frames a second, time left. Plain lines where standard error is no terminal."""
+
+    def __init__(self, name: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+        )
+        self.progress = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+        self.task = self.progress.add_task(name, total=None, rate="")
+
+    def __enter__(self) -> "_Bar":
+        self.progress.start()
+        return self
+
+    def update(self, done: int, total: int) -> None:
+        speed = self.progress.tasks[0].speed
+        rate = f"{speed:.1f} frames/s" if speed else ""
+        self.progress.update(self.task, completed=done, total=total or None, rate=rate)
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+
+def _summary(folder: Path, measured: dict[str, Any], wanted: dict[str, Any]) -> None:
+    if measured.get("finished_before"):
+        typer.echo(f"{folder} holds this run, finished: nothing to do")
+        return
+    typer.echo(
+        f"{measured['frames']} frames in {measured['seconds']:.1f} s "
+        f"({measured['frames_a_second']:.1f} frames a second, peak memory {measured['peak_memory_gib']:.2f} GiB)"
+    )
+    typer.echo(f"masks     {folder / 'masks'}")
+    typer.echo(f"record    {folder / 'timeline.json'}")
+    if wanted["overlay"]:
+        typer.echo(f"overlay   {folder / 'overlay.mp4'}")
+    if wanted["cutout"]:
+        typer.echo(f"cut-outs  {folder / ('cutout.mov' if wanted['cutout'] == 'mov' else 'cutout')}")
+    if wanted["coco"]:
+        typer.echo(f"COCO      {folder / 'coco.json'}")
+
+
+def main() -> None:
+    """Run the command line: exit status 2 and one line for bad input, 130 where the user stopped it."""
+    try:
+        app(standalone_mode=True)
+    except MatchcutError as error:
+        typer.echo(f"matchcut: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("matchcut: stopped; run the same command with --resume to go on", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

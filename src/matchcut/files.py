@@ -36,6 +36,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
                 temporary.unlink()
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
 def output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
     """The one clear line for an operating-system error met while writing `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -33,11 +33,10 @@ Radius = float | None
 
 GROUP = 32
 """Columns a group holds when the best of a row are sought."""
-SPARE = 54
-SPARE_GROUPS = 30
-"""Candidates, and groups looked into, beyond `top_k` when a bfloat16 shortlist is made."""
-BLOCK_SCORES = 2_000_000
-"""Scores computed at once: 8 MB in float32, so that they stay in the cache."""
+SPARE = 14
+"""Candidates beyond `top_k` on a bfloat16 shortlist; ten times as many for a row that is in doubt."""
+BLOCK_SCORES = 2_500_000
+"""Scores computed at once: few enough to stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -156,15 +155,15 @@ def affinity(
     for item in range(batch):
         rows = query[item].permute(1, 2, 0).contiguous()  # (H, W, C)
         keys = [r[item].permute(1, 2, 0).contiguous() for r in references]  # T x (h, w, C); free for channels_last
+        flat = torch.cat([key.reshape(-1, channels) for key in keys])
         with torch.no_grad():
             plan = _Plan((height, width), (h, w), radii, window)
-            chosen, valid = _search(rows.detach(), [key.detach() for key in keys], plan, top_k, shortlist)
-        flat = torch.cat([key.reshape(-1, channels) for key in keys])
-        scores = pair_scores(rows.reshape(-1, channels), flat, chosen)
-        scores = scores.masked_fill(~valid, -torch.inf)
-        if scores.shape[1] > top_k:
-            scores, order = scores.topk(min(top_k, t * h * w), dim=1)
-            chosen = chosen.gather(1, order)
+            chosen, scores = _search(
+                rows.detach(), [key.detach() for key in keys], flat.detach(), plan, top_k, shortlist
+            )
+        if flat.requires_grad or (rows.requires_grad and torch.is_grad_enabled()):
+            again = pair_scores(rows.reshape(-1, channels), flat, chosen)
+            scores = again.masked_fill(scores == -torch.inf, -torch.inf)
         indices.append(chosen)
         weights.append((scores / temperature).softmax(dim=1))
     return Affinity(torch.stack(indices), torch.stack(weights), (height, width), (t, h, w))
@@ -265,53 +264,79 @@ class _Plan:
         return self.masks[key]
 
 
-def _search(query: Tensor, keys: list[Tensor], plan: _Plan, top_k: int, shortlist: bool) -> tuple[Tensor, Tensor]:
-    """The candidates (Q, M) of each query cell, surely the top_k among them; and which of them lie in the window."""
-    height, width, _ = query.shape
-    cells = len(keys) * math.prod(plan.reference)
-    top_k = min(top_k, cells)
-    wanted = min(top_k + SPARE, cells) if shortlist else top_k
-    chosen = torch.zeros(height, width, wanted, dtype=torch.int64, device=query.device)
-    valid = torch.zeros(height, width, wanted, dtype=torch.bool, device=query.device)
+def _search(
+    query: Tensor, keys: list[Tensor], flat: Tensor, plan: _Plan, top_k: int, shortlist: bool
+) -> tuple[Tensor, Tensor]:
+    """The best cells (Q, K) of each query cell and their scores, -inf for cells outside the window."""
+    height, width, channels = query.shape
+    top_k = min(top_k, len(flat))
+    chosen = torch.empty(height, width, top_k, dtype=torch.int64, device=query.device)
+    scores = query.new_empty(height, width, top_k)
     exact = _Scorer(query, keys, plan)
     if shortlist:
-        rounded_query, rounded_keys, error = _round(query, keys)
-        rough = _Scorer(rounded_query, rounded_keys, plan)
+        rough_query, rough_keys, allowance = _round(query, keys)
+        rough = _Scorer(rough_query, rough_keys, plan)
     for ys, xs in plan.blocks():
-        columns = plan.positions(ys, xs, query.device)
+        positions = plan.positions(ys, xs, query.device)
         if shortlist:
-            best, position, missed = _best(rough.scores(ys, xs), wanted, top_k + SPARE_GROUPS)
-            kth, missed = best[:, top_k - 1].float(), missed.float()
-            # A kept score may be too high and a missed one too low, each by half of `slack`.
-            slack = 2 * error[ys, xs].flatten() + (kth.abs() + missed.abs()) * 2**-9
-            doubtful = ((missed + slack > kth) & (missed > -torch.inf)).nonzero().flatten()
-            found, inside = columns[position], best > -torch.inf
+            block = query[ys, xs].reshape(-1, channels)  # (n, C)
+            best, found, doubtful = _shortlisted(
+                rough.scores(ys, xs), block, flat, positions, top_k, allowance[ys, xs].flatten()
+            )
             if len(doubtful):
-                best, position, _ = _best(exact.scores(ys, xs, doubtful), top_k, top_k)
-                found[doubtful, :top_k], inside[doubtful, :top_k] = columns[position], best > -torch.inf
-                inside[doubtful, top_k:] = False
+                best[doubtful], column, _ = _best(exact.scores(ys, xs, doubtful), top_k, top_k)
+                found[doubtful] = positions[column]
         else:
-            best, position, _ = _best(exact.scores(ys, xs), top_k, top_k)
-            found, inside = columns[position], best > -torch.inf
-        shape = (ys.stop - ys.start, xs.stop - xs.start, wanted)
-        chosen[ys, xs], valid[ys, xs] = found.view(shape), inside.view(shape)
-    return chosen.flatten(0, 1), valid.flatten(0, 1)
+            best, column, _ = _best(exact.scores(ys, xs), top_k, top_k)
+            found = positions[column]
+        shape = (ys.stop - ys.start, xs.stop - xs.start, top_k)
+        chosen[ys, xs], scores[ys, xs] = found.view(shape), best.view(shape)
+    return chosen.flatten(0, 1), scores.flatten(0, 1)
+
+
+def _shortlisted(
+    rough: Tensor, block: Tensor, flat: Tensor, positions: Tensor, top_k: int, allowance: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The exact scores and positions (n, top_k) of the best, from rough scores (n, m); and the rows still in doubt.
+
+    A row is in doubt where a cell left out could beat one that was kept: `allowance` (n,) is the most by which an exact
+    score exceeds a rough one, before that was rounded.
+    """
+    doubtful = torch.arange(len(block), device=block.device)
+    scores = block.new_empty(len(block), top_k)
+    found = torch.empty(len(block), top_k, dtype=torch.int64, device=block.device)
+    for spare, groups in ((SPARE, top_k + SPARE), (10 * SPARE, rough.shape[1])):
+        if len(doubtful) == 0:
+            break
+        rows = rough if len(doubtful) == len(rough) else rough[doubtful]
+        kept, column, missed = _best(rows, min(top_k + spare, rough.shape[1]), groups)
+        cells = positions[column]
+        again = pair_scores(block[doubtful], flat, cells).masked_fill_(kept == -torch.inf, -torch.inf)
+        best, order = again.topk(top_k, dim=1)
+        scores[doubtful], found[doubtful] = best, cells.gather(1, order)
+        missed = missed.float()
+        # What was left out scores at most this: rough scores are themselves rounded, too.
+        missed = missed + missed.abs() * 2**-9 + allowance[doubtful]
+        doubtful = doubtful[missed > best[:, -1]]
+    return scores, found, doubtful
 
 
 def _round(query: Tensor, keys: list[Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Query and keys in bfloat16, and a bound (H, W) on the error that makes in an inner product with any key.
+    """Query and keys in bfloat16, and the most (H, W) by which a query's exact inner product exceeds theirs.
 
     Adding a constant to all scores of a query changes no ranking, so the keys are centred first: what is rounded is
-    smaller then.
+    smaller then, and so is the error.
     """
     centre = query.flatten(0, 1).mean(0)
+    centred = torch.empty_like(keys[0])
     rounded, largest = [], query.new_zeros(())
     for key in keys:
-        centred = key - centre
+        torch.sub(key, centre, out=centred)
         rounded.append(centred.bfloat16())
         largest = torch.maximum(largest, torch.linalg.vector_norm(centred, dim=2).max())
     # Each entry is rounded by at most 2^-9 of itself, in the query and in the key (Cauchy-Schwarz).
-    return query.bfloat16(), rounded, torch.linalg.vector_norm(query, dim=2) * largest * (2**-8 + 2**-18)
+    error = torch.linalg.vector_norm(query, dim=2) * largest * (2**-8 + 2**-18)
+    return query.bfloat16(), rounded, query @ centre + error
 
 
 class _Scorer:

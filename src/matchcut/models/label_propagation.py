@@ -60,7 +60,7 @@ class LabelPropagation(nn.Module):
     """A guided model with no parameters of its own: a backbone and the settings of a protocol.
 
     Args:
-        backbone: gives one or several feature maps; several are brought to the finest grid and joined, each
+        backbone: gives one or several feature maps; several are joined on a grid of its stride, each
             normalised and weighted first.
         settings: of the propagation, or the name of one of PRESETS.
         mix: the weight of each of the backbone's feature maps; None is 1 for each.
@@ -85,17 +85,18 @@ class LabelPropagation(nn.Module):
             raise ModelError(f"mix: expected {len(backbone.stages)} weights, one a stage, got {len(self.mix)}")
 
     def encode(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] to keys (B, C, h, w), L2-normalised float32."""
-        maps = self.backbone(image)
-        height, width = (max(one.shape[axis] for one in maps) for axis in (2, 3))
+        """(B, 3, H, W) in [0, 1] to keys (B, C, h, w), L2-normalised float32, on a grid of the backbone's stride."""
+        maps = [one.float() for one in self.backbone(image)]
+        size = tuple(-(-side // self.backbone.stride) for side in image.shape[2:])
         keys = []
         for weight, one in zip(self.mix, maps, strict=True):
-            key = F.normalize(one.float(), dim=1)
-            if key.shape[2:] != (height, width):
-                key = F.interpolate(key, size=(height, width), mode="bilinear", align_corners=False)
-            keys.append(key * weight)
-        joined = keys[0] if len(keys) == 1 else torch.cat(keys, 1)
-        return F.normalize(joined, dim=1).contiguous(memory_format=torch.channels_last)
+            if one.shape[2] > size[0]:
+                one = F.adaptive_avg_pool2d(one, size)
+            elif one.shape[2:] != size:
+                one = F.interpolate(one, size=size, mode="bilinear", align_corners=False)
+            keys.append(F.normalize(one, dim=1) * weight)
+        joined = keys[0] if len(keys) == 1 else F.normalize(torch.cat(keys, 1), dim=1)
+        return joined.contiguous(memory_format=torch.channels_last)
 
     def remember(self, features: Tensor, soft_masks: Tensor, *, annotated: bool = False) -> Reference:
         """Keep the keys and the labels (B, 1 + objects, h, w) on the grid of the keys."""

@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from matchcut.files import make_folder
 from matchcut.masks import LabelMap, check_mask, decode_png, encode_png, object_ids, read_mask, write_mask
 from matchcut.tracking.memory import Chain, chains
+from matchcut.tracking.outputs import write_record
+from matchcut.video.overlay import draw_overlay
+from matchcut.video.writer import VideoWriter
 
 if TYPE_CHECKING:
     from matchcut.video.reader import Video
@@ -140,6 +144,46 @@ class Timeline:
         """The frame that most needs a correction: where the least sure object is least sure. None if there is none."""
         sure = {f: min(c.values()) for f, c in self.confidence.items() if c and f not in self._annotations}
         return min(sure, key=lambda frame: (sure[frame], frame), default=None)
+
+    def save(self, folder: str | Path, **about: Any) -> None:
+        """Write `masks/<frame name>.png` and `timeline.json` (with `about`, what the caller knows) to a folder.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
+        folder = Path(folder)
+        make_folder(folder / "masks")
+        if self.folder is None or self.folder.resolve() != (folder / "masks").resolve():
+            for frame, labels in enumerate(self):
+                if labels is not None:
+                    write_mask(folder / "masks" / f"{self.video.frame_name(frame)}.png", labels)
+        weakest = self.weakest()
+        record = {
+            "input": self.video.source,
+            "size": list(self.size),
+            "frame_rate": float(self.video.frame_rate),
+            "frames": self.length,
+            **about,
+            "objects": self.objects(),
+            "annotations": [
+                {"frame": frame, "name": self.video.frame_name(frame), "objects": object_ids(self.annotation(frame))}
+                for frame in self.annotated
+            ],
+            "most_needs_correction": None if weakest is None else self.video.frame_name(weakest),
+            "confidence": {self.video.frame_name(f): self.confidence[f] for f in sorted(self.confidence)},
+        }
+        write_record(folder, record)
+
+    def save_video(self, path: str | Path) -> None:
+        """Write the overlay: the video with each object in its colour. The suffix decides, `.mp4` or `.mov`.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with VideoWriter(path, frame_rate=self.video.frame_rate) as writer:
+            for index, frame in self.video.frames():
+                labels = self.labels(index)
+                writer.write(frame if labels is None else draw_overlay(frame, labels))
 
     def _put(self, frame: int, labels: LabelMap) -> None:
         if self.folder is not None:

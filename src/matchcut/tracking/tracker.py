@@ -1,12 +1,12 @@
 """Carrying masks through a video with a guided model and a bounded memory."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal
 
 import cv2
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from matchcut.errors import MaskError, ModelError
+from matchcut.errors import MaskError, ModelError, OutputError
 from matchcut.files import atomic_path
 from matchcut.masks import LabelMap, check_mask, object_ids, one_hot
 from matchcut.models.base import GuidedModel, MemoryPolicy, Reference
@@ -76,6 +76,8 @@ class Tracker:
         if isinstance(model, torch.nn.Module):
             model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.policy = policy or model.policy
+        self.seconds: dict[str, float] = {}
+        """Spent since the start: waiting for frames, encoding, matching, enlarging, waiting for masks to be written."""
         self.size: int | None = size or getattr(model, "size", None)
         self.enlarge: Enlarge = getattr(model, "enlarge", "cubic")
         self.stretch: bool = getattr(model, "stretch", False)
@@ -94,7 +96,7 @@ class Tracker:
         """
         if not timeline.objects():
             raise MaskError("nothing to track: annotate at least one frame with at least one object")
-        resumed = _load_checkpoint(checkpoint, timeline) if checkpoint is not None else None
+        resumed = _load_checkpoint(checkpoint, self.fingerprint(timeline), timeline) if checkpoint is not None else None
         total, done = len(timeline.stale()), 0
         for chain in timeline.chains():
             stale = [frame for frame in chain.frames() if timeline.is_stale(frame, chain)]
@@ -108,19 +110,36 @@ class Tracker:
             with ThreadPoolExecutor(1) as writer:
                 writing = None
                 for frame, labels, confidence in self._run(timeline, chain, memory, first):
+                    started = perf_counter()
                     if writing is not None:
                         writing.result()  # raises what went wrong there
+                    self._count("write", started)
                     writing = writer.submit(timeline.put, frame, labels, confidence, chain)
                     done += 1
                     if checkpoint is not None and done % CHECKPOINT_EVERY == 0:
                         writing.result()
-                        _save_checkpoint(checkpoint, timeline, chain, frame, memory)
+                        _save_checkpoint(checkpoint, self.fingerprint(timeline), timeline, chain, frame, memory)
                     if progress is not None:
                         progress(min(done, total), total)
                 if writing is not None:
                     writing.result()
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
+
+    def fingerprint(self, timeline: Timeline) -> str:
+        """A hash of all that the masks of a timeline depend on: input, annotations, model and settings."""
+        video = timeline.video
+        backbone = getattr(self.model, "backbone", None)
+        seen = (
+            *(video.source, timeline.length, tuple(timeline.size)),
+            *(video.frame_name(0), video.frame_name(len(video) - 1)),
+            *(type(self.model).__qualname__, getattr(backbone, "name", None), getattr(backbone, "stages", None)),
+            *(self.size, str(self.dtype), self.policy, getattr(self.model, "settings", None)),
+        )
+        digest = hashlib.sha256(repr(seen).encode())
+        for frame in timeline.annotated:
+            digest.update(str(frame).encode() + timeline.annotation(frame).tobytes())
+        return digest.hexdigest()
 
     def stream(self, frames: Iterable[Frame], annotations: Mapping[int, LabelMap]) -> Iterator[tuple[int, LabelMap]]:
         """Masks of live input, one frame at a time: yields (index, label map) from the first annotated frame on.
@@ -167,15 +186,19 @@ class Tracker:
         """Go through a chain from `first` on; earlier frames must be in the memory."""
         ids = timeline.objects(chain.last)
         annotated = timeline.annotated
+        # Before the reader's thread starts: a video serves one thread at a time.
+        for use in reference_frames(first, chain, annotated, self.policy):
+            if use not in memory.references and (use.annotated or use.frame == chain.anchor):
+                memory.references[use] = self._annotated(timeline, use, ids, memory)
         with prefetch(timeline.video.frames(first, chain.step), self._resize) as source:
+            started = perf_counter()
             for index, (image, size) in source:
-                for use in reference_frames(index, chain, annotated, self.policy):
-                    if use not in memory.references and (use.annotated or use.frame == chain.anchor):
-                        memory.references[use] = self._annotated(timeline, use, ids, memory)
+                self._count("read", started)
                 features = self._features(image)
                 yield index, *self._segment(features, memory, index, chain, annotated, ids, size)
                 if index == chain.last:
                     return
+                started = perf_counter()
 
     def _segment(
         self,
@@ -188,14 +211,17 @@ class Tracker:
         size: tuple[int, int],
     ) -> tuple[LabelMap, dict[int, float]]:
         """The label map of a frame and how sure each object is; the frame joins the memory."""
+        started = perf_counter()
         uses = reference_frames(index, chain, annotated, self.policy)
         with torch.inference_mode():
             soft, memory.carry = self.model.segment(features, [memory.references[use] for use in uses], memory.carry)
             memory.references[Use(index, False)] = self.model.remember(features, soft)
-        upcoming = reference_frames(index + chain.step, chain, annotated, self.policy)
-        memory.keep(upcoming)
+        memory.keep(reference_frames(index + chain.step, chain, annotated, self.policy))
         shown: NDArray[np.float32] = soft[0].float().cpu().numpy()
-        return to_labels(shown, ids, size, self.enlarge, self.stretch), confidence_of(shown, ids)
+        started = self._count("match", started)
+        result = to_labels(shown, ids, size, self.enlarge, self.stretch), confidence_of(shown, ids)
+        self._count("enlarge", started)
+        return result
 
     def _annotated(self, timeline: Timeline, use: Use, ids: list[int], memory: _Memory) -> Reference:
         """The reference of an annotated frame; its features are computed once for both its uses."""
@@ -230,9 +256,17 @@ class Tracker:
         return frame, (height, width)
 
     def _features(self, image: Frame) -> Any:
+        started = perf_counter()
         tensor = torch.from_numpy(image).to(self.device).permute(2, 0, 1)[None]  # channels_last as it lies
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.model.encode(tensor.float().div_(255))
+            features = self.model.encode(tensor.float().div_(255))
+        self._count("encode", started)
+        return features
+
+    def _count(self, stage: str, started: float) -> float:
+        now = perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - started
+        return now
 
 
 def to_labels(
@@ -327,21 +361,16 @@ class _Resumed:
     values: dict[int, Tensor]
 
 
-def _fingerprint(timeline: Timeline) -> str:
-    digest = hashlib.sha256(repr((timeline.length, tuple(timeline.size))).encode())
-    for frame in timeline.annotated:
-        digest.update(str(frame).encode() + timeline.annotation(frame).tobytes())
-    return digest.hexdigest()
-
-
-def _save_checkpoint(path: Path, timeline: Timeline, chain: Chain, frame: int, memory: _Memory) -> None:
+def _save_checkpoint(
+    path: Path, fingerprint: str, timeline: Timeline, chain: Chain, frame: int, memory: _Memory
+) -> None:
     context = {
         str(use.frame): reference.values.cpu().contiguous()
         for use, reference in memory.references.items()
         if not use.annotated and use.frame != chain.anchor
     }
     state = {
-        "fingerprint": _fingerprint(timeline),
+        "fingerprint": fingerprint,
         "chain": json.dumps(chain),
         "frame": str(frame),
         "confidence": json.dumps(timeline.confidence),
@@ -350,14 +379,21 @@ def _save_checkpoint(path: Path, timeline: Timeline, chain: Chain, frame: int, m
         safetensors.torch.save_file(context, temporary, state)
 
 
-def _load_checkpoint(path: Path, timeline: Timeline) -> _Resumed | None:
-    """Where an interrupted `fill` stood; marks what it had done. None where there is nothing to go on from."""
+def _load_checkpoint(path: Path, fingerprint: str, timeline: Timeline) -> _Resumed | None:
+    """Where an interrupted `fill` stood; marks what it had done. None where there is nothing to go on from.
+
+    Raises:
+        OutputError: it was a run of something else.
+    """
     if not path.exists():
         return None
     with suppress(safetensors.SafetensorError, KeyError, ValueError), safetensors.safe_open(path, "pt") as stored:
         state = stored.metadata()
-        if state["fingerprint"] != _fingerprint(timeline):
-            return None
+        if state["fingerprint"] != fingerprint:
+            raise OutputError(
+                f"{path.parent} holds an interrupted run of another input, prompt or setting: give those again, or "
+                "--overwrite"
+            )
         at, frame = Chain(*json.loads(state["chain"])), int(state["frame"])
         confidence = {int(f): {int(k): v for k, v in c.items()} for f, c in json.loads(state["confidence"]).items()}
         values = {int(name): stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118

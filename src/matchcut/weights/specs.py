@@ -61,7 +61,7 @@ MODELS: dict[str, Model] = {
         weights="efficientnet-lite0-imagenet",
         stages=(1, 2, 3),
         stride=8,
-        mix=(0.5, 0.7, 1.0),
+        mix=(1.0, 1.0, 1.0),
         settings=Propagation(MemoryPolicy(7), enlarge="cubic"),
     ),
 }
