@@ -87,7 +87,8 @@ class LabelPropagation(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] to keys (B, C, h, w), L2-normalised float32, on a grid of the backbone's stride."""
         maps = [one.float() for one in self.backbone(image)]
-        size = tuple(-(-side // self.backbone.stride) for side in image.shape[2:])
+        stride = self.backbone.stride
+        size = (-(-image.shape[2] // stride), -(-image.shape[3] // stride))
         keys = []
         for weight, one in zip(self.mix, maps, strict=True):
             if one.shape[2] > size[0]:

@@ -1,5 +1,6 @@
 """Carrying masks through a video with a guided model and a bounded memory."""
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
