@@ -186,6 +186,7 @@ class _Plan:
     def __init__(self, query: tuple[int, int], reference: tuple[int, int], radii: list[Radius], window: Window) -> None:
         self.query, self.reference, self.radii, self.window = query, reference, radii, window
         self.masks: dict[tuple[float, ...], Tensor] = {}
+        self.numbers: Tensor | None = None
         reach = [self.reach(r) for r in radii if r is not None]
         whole = sum(r is None for r in radii) * math.prod(reference)
         side = max(8, (max(reach) + 1)) if reach else 16
@@ -231,14 +232,11 @@ class _Plan:
 
     def positions(self, rows: slice, columns: slice, device: torch.device) -> Tensor:
         """(m,) positions in the flattened references of a block's columns; 0 for the filling."""
-        h, w = self.reference
-        positions = [
-            piece.reference * h * w
-            + torch.arange(piece.rows.start, piece.rows.stop, device=device)[:, None] * w
-            + torch.arange(piece.columns.start, piece.columns.stop, device=device)
-            for piece in self.pieces(rows, columns)
-        ]
-        flat = torch.cat([position.flatten() for position in positions])
+        if self.numbers is None:
+            h, w = self.reference
+            self.numbers = torch.arange(len(self.radii) * h * w, device=device).view(-1, h, w)
+        pieces = self.pieces(rows, columns)
+        flat = torch.cat([self.numbers[one.reference, one.rows, one.columns].flatten() for one in pieces])
         return F.pad(flat, (0, -len(flat) % GROUP))
 
     def outside(self, rows: slice, columns: slice, radius: float, like: Tensor) -> Tensor:
@@ -305,11 +303,11 @@ def _shortlisted(
     doubtful = torch.arange(len(block), device=block.device)
     scores = block.new_empty(len(block), top_k)
     found = torch.empty(len(block), top_k, dtype=torch.int64, device=block.device)
-    for spare, groups in ((SPARE, top_k + SPARE), (10 * SPARE, rough.shape[1])):
+    for spare, groups in ((SPARE, top_k + SPARE // 2), (10 * SPARE, rough.shape[1])):
         if len(doubtful) == 0:
             break
         rows = rough if len(doubtful) == len(rough) else rough[doubtful]
-        kept, column, missed = _best(rows, min(top_k + spare, rough.shape[1]), groups)
+        kept, column, missed = _best(rows, min(top_k + spare, len(flat)), groups)
         cells = positions[column]
         again = pair_scores(block[doubtful], flat, cells).masked_fill_(kept == -torch.inf, -torch.inf)
         best, order = again.topk(top_k, dim=1)

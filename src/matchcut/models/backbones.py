@@ -57,11 +57,11 @@ class Backbone(nn.Module):
         self.net: Any = net
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [0, 1] to one (B, C, h, w) a stage. The edge is repeated up to the stride."""
-        height, width = image.shape[-2:]
-        pad = (0, -width % self.stride, 0, -height % self.stride)
-        if any(pad):
-            image = F.pad(image, pad, mode="replicate")
+        """(B, 3, H, W) in [0, 1] to one (B, C, h, w) a stage, h and w being H and W by its stride, rounded up."""
+        if self.is_vit:
+            size = [-(-side // self.stride) * self.stride for side in image.shape[2:]]
+            if size != list(image.shape[2:]):
+                image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
         image = (image - self.mean) / self.std
         features: list[Tensor] = self.net.forward_intermediates(
             image, indices=list(self.stages), norm=self.is_vit, stop_early=True, intermediates_only=True

@@ -60,9 +60,10 @@ class LabelPropagation(nn.Module):
     """A guided model with no parameters of its own: a backbone and the settings of a protocol.
 
     Args:
-        backbone: gives one or several feature maps; several are joined on a grid of its stride, each
-            normalised and weighted first.
+        backbone: gives one or several feature maps; several are joined on one grid, each normalised and weighted
+            first.
         settings: of the propagation, or the name of one of PRESETS.
+        grid: stride of the grid of cells that are matched; the backbone's own where None.
         mix: the weight of each of the backbone's feature maps; None is 1 for each.
 
     Raises:
@@ -70,7 +71,12 @@ class LabelPropagation(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, settings: Propagation | str = "mask-vos", mix: tuple[float, ...] | None = None
+        self,
+        backbone: Backbone,
+        settings: Propagation | str = "mask-vos",
+        *,
+        grid: int | None = None,
+        mix: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
         if isinstance(settings, str):
@@ -80,15 +86,15 @@ class LabelPropagation(nn.Module):
         self.backbone, self.settings = backbone, settings
         self.policy, self.size = settings.policy, settings.size
         self.enlarge, self.stretch = settings.enlarge, settings.stretch
+        self.grid = grid or backbone.stride
         self.mix = mix or (1.0,) * len(backbone.stages)
         if len(self.mix) != len(backbone.stages):
             raise ModelError(f"mix: expected {len(backbone.stages)} weights, one a stage, got {len(self.mix)}")
 
     def encode(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] to keys (B, C, h, w), L2-normalised float32, on a grid of the backbone's stride."""
+        """(B, 3, H, W) in [0, 1] to keys (B, C, h, w), L2-normalised float32, on the grid of cells."""
         maps = [one.float() for one in self.backbone(image)]
-        stride = self.backbone.stride
-        size = (-(-image.shape[2] // stride), -(-image.shape[3] // stride))
+        size = (-(-image.shape[2] // self.grid), -(-image.shape[3] // self.grid))
         keys = []
         for weight, one in zip(self.mix, maps, strict=True):
             if one.shape[2] > size[0]:
@@ -124,4 +130,4 @@ class LabelPropagation(nn.Module):
 
     def with_settings(self, **changes: Any) -> "LabelPropagation":
         """The same backbone with some settings changed."""
-        return LabelPropagation(self.backbone, replace(self.settings, **changes), self.mix)
+        return LabelPropagation(self.backbone, replace(self.settings, **changes), grid=self.grid, mix=self.mix)

@@ -135,6 +135,7 @@ class Tracker:
             *(video.source, timeline.length, tuple(timeline.size)),
             *(video.frame_name(0), video.frame_name(len(video) - 1)),
             *(type(self.model).__qualname__, getattr(backbone, "name", None), getattr(backbone, "stages", None)),
+            *(getattr(backbone, "stride", None), getattr(self.model, "grid", None), getattr(self.model, "mix", None)),
             *(self.size, str(self.dtype), self.policy, getattr(self.model, "settings", None)),
         )
         digest = hashlib.sha256(repr(seen).encode())

@@ -34,6 +34,7 @@ class Model:
     weights: str
     stages: tuple[int, ...]
     stride: int
+    grid: int
     mix: tuple[float, ...]
     settings: Propagation
     scores: dict[str, float] = field(default_factory=dict)
@@ -60,9 +61,10 @@ MODELS: dict[str, Model] = {
         summary="ImageNet features of three depths carry the given masks along; nothing was trained for it",
         weights="efficientnet-lite0-imagenet",
         stages=(1, 2, 3),
-        stride=8,
+        stride=16,
+        grid=8,
         mix=(1.0, 1.0, 1.0),
-        settings=Propagation(MemoryPolicy(7), enlarge="cubic"),
+        settings=Propagation(MemoryPolicy(7), temperature=0.04, enlarge="cubic"),
     ),
 }
 

@@ -26,7 +26,7 @@ def load_model(
     preset: str | None = None,
     backbone: str | None = None,
     stages: tuple[int, ...] | None = None,
-    stride: int = 8,
+    stride: int | None = None,
     weights: str | None = None,
 ) -> LabelPropagation:
     """A model by name, ready for a `Tracker`.
@@ -36,7 +36,7 @@ def load_model(
         preset: a published protocol instead of the model's own settings (`matchcut.models.label_propagation.PRESETS`).
         backbone: any timm model instead of the default one; timm downloads its ImageNet or self-supervised weights.
         stages: which of the backbone's features (see `Backbone`); its last at 1/16 or less where None.
-        stride: of the features, for CNNs.
+        stride: of the features and the grid, for CNNs; 8 for another backbone than the default where None.
         weights: a local file of the backbone's weights, so that nothing is downloaded.
 
     Raises:
@@ -50,11 +50,12 @@ def load_model(
         raise ModelError(f"unknown preset {preset!r}; did you mean {', '.join(near)}?" if near else _known(PRESETS))
     spec = MODELS[name]
     if backbone is None or (backbone == WEIGHTS[spec.weights].backbone and weights is None):
-        chosen, mix = stages or spec.stages, spec.mix if stages is None else None
-        net = packaged_backbone(WEIGHTS[spec.weights], chosen, stride)
+        net = packaged_backbone(WEIGHTS[spec.weights], stages or spec.stages, stride or spec.stride)
+        mix = spec.mix if stages is None else None
+        grid = spec.grid if stride is None else None
     else:
-        net, mix = Backbone(backbone, stages or _usual_stages(backbone), stride, True, weights), None
-    return LabelPropagation(net, spec.settings if preset is None else preset, mix)
+        net, mix, grid = Backbone(backbone, stages or _usual_stages(backbone), stride or 8, True, weights), None, None
+    return LabelPropagation(net, spec.settings if preset is None else preset, grid=grid, mix=mix)
 
 
 def packaged_backbone(spec: Weights, stages: tuple[int, ...], stride: int) -> Backbone:
