@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matchcut.errors import MaskError, PromptError
+from matchcut.errors import MaskError, OutputError, PromptError
 from matchcut.masks import LabelMap, check_mask, object_ids, read_mask, write_mask
 from matchcut.models.base import GuidedModel
 from matchcut.tracking.outputs import CHECKPOINT, Outputs, write_record
@@ -164,12 +164,16 @@ def run(
     timeline = Timeline(video, folder / "masks")
     for index, labels in annotations_of(video, mask, boxes, frame=frame, threshold=threshold).items():
         timeline.annotate(index, labels)
-    record = folder / "timeline.json"
     fingerprint = tracker.fingerprint(timeline)
-    if record.exists() and json.loads(record.read_text()).get("fingerprint") == fingerprint:
-        return {"frames": len(video), "finished_before": True}
-    tracker.fill(timeline, progress, folder / CHECKPOINT)
-    measured = _measured(len(video), started, tracker)
+    finished = _finished(folder, fingerprint)
+    if finished is None:
+        tracker.fill(timeline, progress, folder / CHECKPOINT)
+        measured = _measured(len(video), started, tracker)
+    else:
+        for chain in timeline.chains():
+            for index in chain.frames():
+                timeline.mark(index, {}, chain)
+        measured = {"frames": len(video), "finished_before": True, "seconds_a_stage": {}}
     if outputs.wanted:
         started = time.perf_counter()
         with outputs:
@@ -178,8 +182,24 @@ def run(
                 assert found is not None
                 outputs.add(video.frame_name(index), image, found)
         measured["seconds_a_stage"]["outputs"] = round(time.perf_counter() - started, 3)
-    timeline.save(folder, **(about or {}), **versions(), **measured, fingerprint=fingerprint)
+    if finished is None:
+        timeline.save(folder, **(about or {}), **versions(), **measured, fingerprint=fingerprint)
     return measured
+
+
+def _finished(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The record of a finished run with this fingerprint in a folder; None where there is none.
+
+    Raises:
+        OutputError: the folder holds a finished run of something else.
+    """
+    path = folder / "timeline.json"
+    if not path.exists():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text())
+    if record.get("fingerprint") != fingerprint:
+        raise OutputError(f"{folder} holds a run of another input, prompt or setting: --overwrite replaces it")
+    return record
 
 
 def _run_stream(

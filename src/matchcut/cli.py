@@ -95,19 +95,18 @@ def track(
         open_folder(folder, overwrite=overwrite, resume=resume)
         wanted: Any = {"overlay": overlay, "cutout": cutout, "coco": coco}
         outputs = Outputs(folder, video.size, video.frame_rate, **wanted)
-        with _Bar(video.name) as bar:
-            measured = api.run(
-                video,
-                tracker,
-                folder,
-                outputs,
-                prompt,
-                boxes,
-                frame=frame,
-                threshold=threshold,
-                about=about,
-                progress=bar.update,
-            )
+        try:
+            with _Bar(video.name) as bar:
+                measured = api.run(
+                    *(video, tracker, folder, outputs, prompt, boxes),
+                    frame=frame,
+                    threshold=threshold,
+                    about=about,
+                    progress=bar.update,
+                )
+        except KeyboardInterrupt as stop:
+            typer.echo("matchcut: stopped; run the same command with --resume to go on", err=True)
+            raise typer.Exit(130) from stop
         _summary(folder, measured, wanted)
 
 
@@ -187,12 +186,12 @@ class _Bar:
 
 def _summary(folder: Path, measured: dict[str, Any], wanted: dict[str, Any]) -> None:
     if measured.get("finished_before"):
-        typer.echo(f"{folder} holds this run, finished: nothing to do")
-        return
-    typer.echo(
-        f"{measured['frames']} frames in {measured['seconds']:.1f} s "
-        f"({measured['frames_a_second']:.1f} frames a second, peak memory {measured['peak_memory_gib']:.2f} GiB)"
-    )
+        typer.echo(f"{folder} holds this run, finished: its masks are left as they are")
+    else:
+        typer.echo(
+            f"{measured['frames']} frames in {measured['seconds']:.1f} s "
+            f"({measured['frames_a_second']:.1f} frames a second, peak memory {measured['peak_memory_gib']:.2f} GiB)"
+        )
     typer.echo(f"masks     {folder / 'masks'}")
     typer.echo(f"record    {folder / 'timeline.json'}")
     if wanted["overlay"]:
@@ -204,15 +203,12 @@ def _summary(folder: Path, measured: dict[str, Any], wanted: dict[str, Any]) -> 
 
 
 def main() -> None:
-    """Run the command line: exit status 2 and one line for bad input, 130 where the user stopped it."""
+    """Run the command line: exit status 2 and one line for bad input."""
     try:
-        app(standalone_mode=True)
+        app()
     except MatchcutError as error:
         typer.echo(f"matchcut: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("matchcut: stopped; run the same command with --resume to go on", err=True)
-        sys.exit(130)
 
 
 if __name__ == "__main__":
