@@ -102,6 +102,7 @@ def affinity(
     temperature: float = 0.05,
     radius: Radius | Sequence[Radius] = None,
     window: Window = "disc",
+    where: Tensor | None = None,
     shortlist: bool | None = None,
 ) -> Affinity:
     """Match each query cell to the `top_k` most similar reference cells in its window.
@@ -118,6 +119,8 @@ def affinity(
             windowed reference must have the size of the query.
         window: "disc" keeps cells at a distance below `radius` (CRW), "square" those at most `radius` away on both
             axes (DINO).
+        where: (B, H, W) bool, the query cells that are to be matched; all where None. The others carry nothing: their
+            weights are 0.
         shortlist: compare in bfloat16 first, then exactly (see the module); None where it is faster. The answer is
             the same.
 
@@ -165,7 +168,8 @@ def affinity(
             again = pair_scores(rows.reshape(-1, channels), flat, chosen)
             scores = again.masked_fill(scores == -torch.inf, -torch.inf)
         indices.append(chosen)
-        weights.append((scores / temperature).softmax(dim=1))
+        weight = (scores / temperature).softmax(dim=1)
+        weights.append(weight if where is None else weight * where[item].reshape(-1, 1))
     return Affinity(torch.stack(indices), torch.stack(weights), (height, width), (t, h, w))
 
 
@@ -263,18 +267,23 @@ class _Plan:
 
 
 def _search(
-    query: Tensor, keys: list[Tensor], flat: Tensor, plan: _Plan, top_k: int, shortlist: bool
+    query: Tensor, keys: list[Tensor], flat: Tensor, plan: _Plan, top_k: int, shortlist: bool, where: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The best cells (Q, K) of each query cell and their scores, -inf for cells outside the window."""
+    """The best cells (Q, K) of each query cell and their scores, -inf for cells outside the window.
+
+    Blocks with no cell in `where` (H, W) are passed over: position 0 at score 0.
+    """
     height, width, channels = query.shape
     top_k = min(top_k, len(flat))
-    chosen = torch.empty(height, width, top_k, dtype=torch.int64, device=query.device)
-    scores = query.new_empty(height, width, top_k)
+    chosen = torch.zeros(height, width, top_k, dtype=torch.int64, device=query.device)
+    scores = query.new_zeros(height, width, top_k)
     exact = _Scorer(query, keys, plan)
     if shortlist:
         rough_query, rough_keys, allowance = _round(query, keys)
         rough = _Scorer(rough_query, rough_keys, plan)
     for ys, xs in plan.blocks():
+        if where is not None and not where[ys, xs].any():
+            continue
         positions = plan.positions(ys, xs, query.device)
         if shortlist:
             block = query[ys, xs].reshape(-1, channels)  # (n, C)

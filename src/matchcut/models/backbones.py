@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import timm
+import timm.models
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from matchcut.errors import ModelError
 
@@ -49,7 +51,8 @@ class Backbone(nn.Module):
         self.is_vit = hasattr(net, "patch_embed") and hasattr(net, "blocks")
         if self.is_vit:
             self.stride = int(net.patch_embed.patch_size[0])
-        count = len(net.blocks) if self.is_vit else len(net.feature_info)
+        self.gives_features = isinstance(net, timm.models.FeatureListNet)
+        count = len(net.blocks) if self.is_vit else len(getattr(net.feature_info, "info", net.feature_info))
         for stage in self.stages:
             if not -count <= stage < count:
                 raise ModelError(f"{name}: no stage {stage}; it has {count}, {-count} to {count - 1}")
@@ -63,7 +66,11 @@ class Backbone(nn.Module):
             if size != list(image.shape[2:]):
                 image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
         image = (image - self.mean) / self.std
-        features: list[Tensor] = self.net.forward_intermediates(
+        features: list[Tensor]
+        if self.gives_features:
+            features = self.net(image)
+            return [features[stage] for stage in self.stages]
+        features = self.net.forward_intermediates(
             image, indices=list(self.stages), norm=self.is_vit, stop_early=True, intermediates_only=True
         )
         return features
@@ -80,11 +87,56 @@ def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> An
     if weights is not None:
         settings["pretrained_cfg_overlay"] = {"file": weights}
     is_vit = "vit" in name or "eva" in name or "deit" in name or "beit" in name
-    variants: list[dict[str, Any]] = [{"dynamic_img_size": True}] if is_vit else [{"output_stride": stride}]
     try:
-        return timm.create_model(name, **settings, **variants[0])
+        if is_vit:
+            return timm.create_model(name, **settings, dynamic_img_size=True)
+        try:
+            return timm.create_model(name, **settings, output_stride=stride)
+        except TypeError:  # some CNNs take a stride in timm's other form only, which returns the features themselves
+            settings.pop("num_classes")
+            return timm.create_model(name, **settings, output_stride=stride, features_only=True)
     except (TypeError, NotImplementedError, AssertionError) as error:
         raise ModelError(f"{name}: it cannot be used at stride {stride} on frames of any size ({error})") from error
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         what = f"from {weights}" if weights is not None else "and nothing could be downloaded; give a file of them"
         raise ModelError(f"{name}: its weights could not be loaded {what} ({str(error).splitlines()[0]})") from error
+
+
+def fold_batch_norms(net: nn.Module, example: Tensor | None = None) -> None:
+    """Fold each batch normalisation into the convolution whose output it takes, in place; for inference only.
+
+    Which follows which is seen in a pass over `example`, so that any network will do.
+    """
+    produced: dict[int, nn.Conv2d] = {}
+    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
+    outputs: list[Tensor] = []  # kept, so that no other tensor takes their identity
+
+    def after_convolution(module: nn.Module, inputs: object, output: Tensor) -> None:
+        assert isinstance(module, nn.Conv2d)
+        produced[id(output)] = module
+        outputs.append(output)
+
+    def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        convolution = produced.get(id(inputs[0]))
+        if convolution is not None:
+            assert isinstance(module, nn.BatchNorm2d)
+            pairs.append((convolution, module))
+
+    handles = []
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            handles.append(module.register_forward_hook(after_convolution))
+        elif isinstance(module, nn.BatchNorm2d):
+            handles.append(module.register_forward_pre_hook(before_norm))
+    with torch.no_grad():
+        net.eval()(torch.zeros(1, 3, 64, 64) if example is None else example)
+    for handle in handles:
+        handle.remove()
+    for convolution, norm in pairs:
+        fused = fuse_conv_bn_eval(convolution.eval(), norm.eval())
+        convolution.weight, convolution.bias = fused.weight, fused.bias
+        activation = nn.Sequential(*(one for one in (getattr(norm, "drop", None), getattr(norm, "act", None)) if one))
+        for parent in net.modules():
+            for name, child in parent.named_children():
+                if child is norm:
+                    setattr(parent, name, activation if len(activation) else nn.Identity())

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from matchcut.errors import ModelError
-from matchcut.models.backbones import Backbone
+from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.label_propagation import PRESETS, LabelPropagation
 from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS, Model, Weights
 
@@ -55,6 +55,8 @@ def load_model(
         grid = spec.grid if stride is None else None
     else:
         net, mix, grid = Backbone(backbone, stages or _usual_stages(backbone), stride or 8, True, weights), None, None
+    if not net.is_vit:
+        fold_batch_norms(net.net)
     return LabelPropagation(net, spec.settings if preset is None else preset, grid=grid, mix=mix)
 
 
