@@ -162,7 +162,8 @@ def affinity(
         with torch.no_grad():
             plan = _Plan((height, width), (h, w), radii, window)
             chosen, scores = _search(
-                rows.detach(), [key.detach() for key in keys], flat.detach(), plan, top_k, shortlist
+                *(rows.detach(), [key.detach() for key in keys], flat.detach(), plan, top_k, shortlist),
+                None if where is None else where[item],
             )
         if flat.requires_grad or (rows.requires_grad and torch.is_grad_enabled()):
             again = pair_scores(rows.reshape(-1, channels), flat, chosen)

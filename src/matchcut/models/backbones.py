@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import timm
-import timm.models
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,7 +50,7 @@ class Backbone(nn.Module):
         self.is_vit = hasattr(net, "patch_embed") and hasattr(net, "blocks")
         if self.is_vit:
             self.stride = int(net.patch_embed.patch_size[0])
-        self.gives_features = isinstance(net, timm.models.FeatureListNet)
+        self.gives_features = not hasattr(net, "forward_intermediates")
         count = len(net.blocks) if self.is_vit else len(getattr(net.feature_info, "info", net.feature_info))
         for stage in self.stages:
             if not -count <= stage < count:
