@@ -32,6 +32,9 @@ class Propagation:
     annotated_radius: float | None = None
     """Reach of the window over annotated frames; None leaves it unrestricted."""
     window: Literal["disc", "square"] = "disc"
+    near: int | None = None
+    """Cells further than this, on either axis, from where an object was in the context are background without a look;
+    None looks everywhere. An object that was nowhere is looked for everywhere."""
     shrink: Literal["area", "bilinear", "nearest"] = "area"
     """How a mask is brought to the feature grid."""
     enlarge: Literal["linear", "cubic"] = "linear"
@@ -39,6 +42,9 @@ class Propagation:
     stretch: bool = False
     """Stretch each enlarged soft mask to [0, 1]."""
 
+
+PRESENT, FAINT = 0.5, 0.1
+"""An object is in the context if its soft mask reaches the first; cells are its own above the second."""
 
 PRESETS: dict[str, Propagation] = {
     # Jabri et al., "Space-Time Correspondence as a Contrastive Random Walk", NeurIPS 2020, and its test script.
@@ -118,6 +124,7 @@ class LabelPropagation(nn.Module):
     def segment(self, features: Tensor, references: list[Reference], carry: Any = None) -> tuple[Tensor, Any]:
         """Soft masks (B, 1 + objects, h, w) on the grid of the keys: the labels of the references, carried over."""
         settings = self.settings
+        where = self._near(references)
         match = affinity(
             features,
             [reference.features for reference in references],
@@ -125,8 +132,24 @@ class LabelPropagation(nn.Module):
             temperature=settings.temperature,
             radius=[settings.annotated_radius if one.annotated else settings.radius for one in references],
             window=settings.window,
+            where=where,
         )
-        return match.apply(torch.stack([reference.values for reference in references], 2)), carry
+        soft_masks = match.apply(torch.stack([reference.values for reference in references], 2))
+        if where is not None:
+            soft_masks[:, 0] = torch.where(where, soft_masks[:, 0], 1.0)
+        return soft_masks, carry
+
+    def _near(self, references: list[Reference]) -> Tensor | None:
+        """(B, h, w) the cells near an object of the context; None for all of them."""
+        context = [reference.values[:, 1:] for reference in references if not reference.annotated]
+        if self.settings.near is None or not context or context[0].shape[1] == 0:
+            return None
+        latest = torch.stack(context).amax(0)  # (B, objects, h, w)
+        if latest.flatten(2).amax(2).min() < PRESENT:
+            return None
+        reach = self.settings.near
+        seen = (latest.amax(1, keepdim=True) > FAINT).float()
+        return F.max_pool2d(seen, 2 * reach + 1, 1, reach)[:, 0] > 0
 
     def with_settings(self, **changes: Any) -> "LabelPropagation":
         """The same backbone with some settings changed."""
