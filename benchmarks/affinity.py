@@ -140,8 +140,9 @@ def ours_of(protocol: str, path: str) -> Callable[[], tuple[Any, Any]]:
 
 def dense_of(protocol: str, path: str) -> Callable[[], tuple[Any, Any]]:
     """As `ours_of`, from all scores at once."""
-    import dense
     import torch
+
+    import dense
 
     query, references, labels = load(path)
     target, sources = query[0].flatten(1).contiguous(), torch.stack([one[0].flatten(1) for one in references])

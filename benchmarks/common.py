@@ -65,7 +65,7 @@ def in_subprocess(script: str, *arguments: object) -> dict[str, Any]:
     A case that fails answers {"error": its last words}, so that one failure costs one row.
     """
     command = [sys.executable, script, *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()
     if done.returncode != 0 or not lines:
         words = done.stderr.strip().splitlines() or ["no output"]

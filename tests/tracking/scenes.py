@@ -102,8 +102,8 @@ class ColourModel:
         keys = torch.cat([one.features.flatten(2) for one in references], 2)  # (B, C, R)
         values = torch.cat([one.values.flatten(2) for one in references], 2)  # (B, 1 + N, R)
         queries = features.flatten(2)  # (B, C, Q)
-        far = (queries[:, :, :, None] - keys[:, :, None]).square().sum(1)  # (B, Q, R)
-        soft = values @ (-far * self.sharpness).softmax(2).transpose(1, 2)
+        near = 2 * keys.transpose(1, 2) @ queries - keys.square().sum(1)[..., None]  # (B, R, Q), -distance^2 + a constant
+        soft = values @ (near * self.sharpness).softmax(1)
         return soft.unflatten(2, features.shape[2:]), carry
 
 

@@ -34,8 +34,8 @@ Radius = float | None
 GROUP = 32
 """Columns a group holds when the best of a row are sought."""
 SPARE = 14
-"""Candidates beyond `top_k` on a bfloat16 shortlist; ten times as many for a row that is in doubt."""
-BLOCK_SCORES = 2_500_000
+"""Candidates beyond `top_k` on a bfloat16 shortlist; six times as many for a row that is in doubt."""
+BLOCK_SCORES = 4_500_000
 """Scores computed at once: few enough to stay in the cache."""
 
 
@@ -291,6 +291,8 @@ def _search(
             best, found, doubtful = _shortlisted(
                 rough.scores(ys, xs), block, flat, positions, top_k, allowance[ys, xs].flatten()
             )
+            # Where rounding leaves most rows in doubt, the detour does not pay for this input.
+            shortlist = 2 * len(doubtful) < len(block)
             if len(doubtful):
                 best[doubtful], column, _ = _best(exact.scores(ys, xs, doubtful), top_k, top_k)
                 found[doubtful] = positions[column]
@@ -313,7 +315,7 @@ def _shortlisted(
     doubtful = torch.arange(len(block), device=block.device)
     scores = block.new_empty(len(block), top_k)
     found = torch.empty(len(block), top_k, dtype=torch.int64, device=block.device)
-    for spare, groups in ((SPARE, top_k + SPARE // 2), (10 * SPARE, rough.shape[1])):
+    for spare, groups in ((SPARE, top_k + SPARE // 2), (6 * SPARE, top_k + 4 * SPARE)):
         if len(doubtful) == 0:
             break
         rows = rough if len(doubtful) == len(rough) else rough[doubtful]
