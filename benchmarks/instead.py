@@ -1,6 +1,6 @@
 """What one would use instead of matchcut, from a video to masks on disk: the rows of `track.py` that are not ours.
 
-Each function returns what runs, and the precision it has: `run(video, labels, folder, done)` writes the masks of a video
+Each function returns what runs and the precision it has. `run(video, labels, folder, done)` writes the masks of a video
 whose first frame shows the object of `labels` to `folder / "masks"` and calls `done()` after each propagated one.
 """
 

@@ -1,0 +1,21 @@
+"""One thread a process, since pytest-xdist runs one a core; and where real data lies on the project's own machines."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch reads it, and for the subprocesses of tests
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real data beside the repository; tests that need it are skipped elsewhere."""
+    path = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"no real data: {path} is absent")
+    return path
