@@ -69,7 +69,6 @@ def test_a_folder_of_masks_brings_objects_in_later(frames, tmp_path):
     for index, number in ((0, 1), (3, 2)):
         labels = picture(index)[1]
         write_mask(tmp_path / f"f{index}.png", np.where(labels == number, labels, 0).astype(np.uint8))
-    # The only binary file is read as object 1; so the later one says its number by colour.
     timeline = track(frames, tmp_path)
     assert timeline.annotated == [0, 3] and timeline.objects() == [1, 2] and timeline.entering() == [3]
     assert not any((timeline.labels(index) == 2).any() for index in range(3))
@@ -142,7 +141,9 @@ def test_annotations_of(frames, tmp_path):
     write_mask(tmp_path / "f5.png", labels * 0)
     assert list(annotations_of(video, tmp_path)) == [2, 5]
     write_mask(tmp_path / "first.png", labels)
-    with pytest.raises(MaskError, match=r"first\.png: no frame has this name \(1 such masks\); frames are named f0 to f7"):
+    with pytest.raises(
+        MaskError, match=r"first\.png: no frame has this name \(1 such masks\); frames are named f0 to f7"
+    ):
         annotations_of(video, tmp_path)
 
 
@@ -171,7 +172,9 @@ def test_any_small_video_can_be_tracked(tmp_path_factory, data):
     at = data.draw(st.integers(0, count - 1))
     model = matchcut.load_model().with_settings(
         policy=MemoryPolicy(
-            data.draw(st.integers(0, 3)), data.draw(st.integers(1, 3)), data.draw(st.sampled_from(["after", "from", "repeat"]))
+            data.draw(st.integers(0, 3)),
+            data.draw(st.integers(1, 3)),
+            data.draw(st.sampled_from(["after", "from", "repeat"])),
         ),
         radius=data.draw(st.sampled_from([None, 1, 2.5, 12])),
         annotated_radius=data.draw(st.sampled_from([None, 1, 12])),

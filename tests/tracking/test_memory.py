@@ -20,7 +20,10 @@ def videos(draw, most=40):
 
 
 policies = st.builds(
-    MemoryPolicy, context=st.integers(0, 5), annotated=st.integers(2, 5), start=st.sampled_from(["after", "from", "repeat"])
+    MemoryPolicy,
+    context=st.integers(0, 5),
+    annotated=st.integers(2, 5),
+    start=st.sampled_from(["after", "from", "repeat"]),
 )
 
 
@@ -119,9 +122,11 @@ def test_memory_is_bounded_and_always_holds_the_anchor_and_the_very_first(video,
         assert chain.anchor in given_by_hand
         assert (annotated[0] if chain.step == 1 else annotated[-1]) in given_by_hand
         side = sorted((one for one in annotated if (chain.anchor - one) * chain.step >= 0), key=chain.step.__mul__)
-        assert given_by_hand == ([side[0]] if len(side) >= policy.annotated else []) + side[-policy.annotated :][
-            1 if len(side) >= policy.annotated else 0 :
-        ]
+        assert (
+            given_by_hand
+            == ([side[0]] if len(side) >= policy.annotated else [])
+            + side[-policy.annotated :][1 if len(side) >= policy.annotated else 0 :]
+        )
 
 
 @pytest.mark.xfail(strict=True, reason="BUG: MemoryPolicy(annotated=1) keeps the very first frame, not the anchor")

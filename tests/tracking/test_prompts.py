@@ -145,7 +145,7 @@ def test_only_what_hangs_together_with_a_click_is_the_object():
 
 
 def test_a_stroke_outside_takes_away():
-    frame, mask = ellipse()
+    frame, _ = ellipse()
     found = strokes_to_mask(frame, [[(105, 72)]], [[(150, 60), (150, 115)]], width=9)
     assert not found[88, 150] and found[72, 105]
 
@@ -163,7 +163,9 @@ def test_strokes_that_cannot_be_used():
 @pytest.mark.xfail(strict=True, reason="BUG: an empty stroke beside a good one is an IndexError in _draw")
 def test_an_empty_stroke_beside_another_says_nothing():
     frame, _ = ellipse()
-    np.testing.assert_array_equal(strokes_to_mask(frame, [[(130, 80)], []], [[]]), strokes_to_mask(frame, [[(130, 80)]]))
+    np.testing.assert_array_equal(
+        strokes_to_mask(frame, [[(130, 80)], []], [[]]), strokes_to_mask(frame, [[(130, 80)]])
+    )
 
 
 # --- several

@@ -61,7 +61,9 @@ def test_annotations_come_back_as_they_were(clip, tmp_path, stored):
     np.testing.assert_array_equal(timeline.labels(7), painted(3))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: Timeline.labels reads its own file with read_mask, to which {0, 255} is binary")
+@pytest.mark.xfail(
+    strict=True, reason="BUG: Timeline.labels reads its own file with read_mask, to which {0, 255} is binary"
+)
 def test_a_frame_on_which_all_is_unknown_stays_unknown(clip, tmp_path):
     timeline = Timeline(clip[0], tmp_path)
     timeline.annotate(0, painted(1))
@@ -233,14 +235,20 @@ def test_dropping_and_saying_again_makes_stale(clip):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.dictionaries(st.integers(0, COUNT - 1), st.just(1), min_size=1, max_size=5), st.integers(0, COUNT - 1), st.booleans()
+    st.dictionaries(st.integers(0, COUNT - 1), st.just(1), min_size=1, max_size=5),
+    st.integers(0, COUNT - 1),
+    st.booleans(),
 )
 def test_exactly_the_frames_whose_dependencies_changed_are_stale(clip, annotated, act, drop):
     """Of one object, where nothing enters: a mask depends on its chain's direction and the annotations behind it."""
 
     def depends(timeline):
         return {
-            frame: (chain.anchor, chain.step, tuple(a for a in timeline.annotated if (chain.anchor - a) * chain.step >= 0))
+            frame: (
+                chain.anchor,
+                chain.step,
+                tuple(a for a in timeline.annotated if (chain.anchor - a) * chain.step >= 0),
+            )
             for chain in timeline.chains()
             for frame in chain.frames()
         }

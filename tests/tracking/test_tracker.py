@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenes import SIZE, CarryModel, ColourModel, Policy, film, iou, lossless, low, right, scene
+from scenes import FIVE, SIZE, CarryModel, ColourModel, Policy, film, iou, lossless, low, right, scene
 
 from matchcut.errors import MaskError, ModelError, OutputError
 from matchcut.models.base import GuidedModel, MemoryPolicy
@@ -106,8 +106,7 @@ def test_an_object_that_is_lost_makes_the_confidence_fall(tmp_path):
 
 
 def test_five_objects_take_one_pass(tmp_path):
-    places = {k: (lambda k: lambda i: (2 + 20 * ((k - 1) % 3), 2 + 22 * ((k - 1) // 3) + i % 4))(k) for k in range(1, 6)}
-    path, truth = film(tmp_path / "five.mkv", 12, places)
+    path, truth = film(tmp_path / "five.mkv", 12, FIVE)
     one, five = ColourModel(), ColourModel()
     with Video(path) as video:
         tracked(video, {0: only(truth[0], 1)}, one)
@@ -262,8 +261,7 @@ def test_a_stream_gives_what_fill_gives(clip, policy):
 
 @pytest.mark.parametrize("most", [2, 3, 4])
 def test_a_stream_in_which_objects_enter_gives_what_fill_gives(tmp_path, most):
-    places = {k: (lambda k: lambda i: (2 + 20 * ((k - 1) % 3), 2 + 22 * ((k - 1) // 3) + i % 4))(k) for k in range(1, 6)}
-    path, truth = film(tmp_path / "five.mkv", 25, places)
+    path, truth = film(tmp_path / "five.mkv", 25, FIVE)
     given_at = {frame: only(truth[frame], number) for frame, number in ((3, 1), (7, 2), (8, 3), (15, 4), (20, 5))}
     with Video(path) as video:
         # Before the first annotated frame only `fill` has masks, and a stream starts there.
@@ -332,14 +330,14 @@ def test_references_kept_do_not_grow_with_the_video(tmp_path, route):
 # --- interruption
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
 def stop_at(step):
     def progress(done, total):
         if done == step:
-            raise Stopped
+            raise StoppedError
 
     return progress
 
@@ -362,7 +360,7 @@ def interrupted(video, folder, annotations, step, make, **options):
             assert checkpoint.exists() == (step > 4)
             Tracker(model, device="cpu", **options).fill(timeline, checkpoint=checkpoint)
         else:
-            with pytest.raises(Stopped):
+            with pytest.raises(StoppedError):
                 Tracker(model, device="cpu", **options).fill(timeline, progress, checkpoint)
     assert not checkpoint.exists() and timeline.stale() == []
     return timeline, model
@@ -398,7 +396,9 @@ def test_an_interrupted_run_goes_on_before_an_object_enters(clip, tmp_path, ofte
     assert_same(timeline, tracked(video, annotations))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: annotate() of the new process overwrites what was found on an entering frame")
+@pytest.mark.xfail(
+    strict=True, reason="BUG: annotate() of the new process overwrites what was found on an entering frame"
+)
 def test_an_interrupted_run_goes_on_after_an_object_entered(clip, tmp_path, often):
     video, truth = clip
     annotations = {0: only(truth[0], 1), 10: only(truth[10], 2)}
@@ -419,7 +419,7 @@ def test_the_same_objects_go_on_after_an_interruption(clip):
     timeline = Timeline(video)
     timeline.annotate(12, truth[12])
     tracker = Tracker(ColourModel(), device="cpu")
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         tracker.fill(timeline, stop_at(15))
     assert 0 < len(timeline.stale()) < COUNT - 1
     tracker.fill(timeline)
@@ -430,7 +430,7 @@ def checkpointed(video, truth, folder, **options):
     (folder / "masks").mkdir(exist_ok=True)
     timeline = Timeline(video, folder / "masks")
     timeline.annotate(0, truth[0])
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         tracker = Tracker(ColourModel(), device="cpu", **options)
         tracker.fill(timeline, stop_at(10), folder / "run.safetensors")
     return timeline, folder / "run.safetensors"
@@ -455,7 +455,7 @@ def test_a_checkpoint_of_another_run_is_refused(clip, tmp_path, often, other):
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
 def test_a_damaged_checkpoint_starts_the_run_anew(clip, tmp_path, often, damage):
     video, truth = clip
-    timeline, checkpoint = checkpointed(video, truth, tmp_path)
+    _, checkpoint = checkpointed(video, truth, tmp_path)
     data = checkpoint.read_bytes()
     checkpoint.write_bytes({"cut": data[: len(data) // 2], "empty": b"", "text": b"not a checkpoint" * 9}[damage])
     fresh = Timeline(video, tmp_path / "masks")
@@ -559,7 +559,8 @@ def test_confidence_of_sure_and_unsure_masks():
 
 
 CUBIC = pytest.mark.xfail(
-    strict=True, reason="BUG: where all soft masks are 0, the undershoot of the cubically enlarged background gives an object"
+    strict=True,
+    reason="BUG: where all soft masks are 0, the undershoot of the cubically enlarged background gives an object",
 )
 
 

@@ -1,0 +1,199 @@
+"""J and F of label propagation on the development sequences, beside its plainest form.
+
+    python benchmarks/quality.py                                       # the default model, and `plain`
+    python benchmarks/quality.py --preset all -o results               # and each preset; keeps the masks
+    python benchmarks/quality.py --preset all -o results --resume      # goes on after an interruption
+    python benchmarks/quality.py --preset dino --backbone resnet18 --size 240 --sequences bus flamingo
+
+DAVIS-2016 development sequences: one object, J and F a sequence. schoolgirls (DAVIS-2017): several, J and F of each
+object, averaged over the objects. First and last frame left out, as the official evaluation does (systems.md, 5).
+
+`plain` is what one would write in an afternoon: the 80 channels of the default backbone at stride 8 (stage 3 of another
+--backbone), context 7, top-k 10, temperature 0.07, radius 12, linear enlargement. Differences are to it.
+
+With -o, masks go to OUT/<preset>/<set>/<sequence>/masks and replace what stands there. With --resume as well, a
+sequence is taken from its score.json if that was made by the same settings, versions, source code and data files.
+"""
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import matchcut
+from common import DATA, machine, table
+from matchcut.api import versions
+from matchcut.masks import object_ids, read_mask
+from matchcut.metrics import boundary_f, jaccard
+from matchcut.models.label_propagation import PRESETS, LabelPropagation, Propagation
+from matchcut.tracking.timeline import Timeline
+
+SINGLE, MULTI = "davis2016-dev-480p", "davis2017-multi-240p"
+VOID = 255
+CHOICES = ["default", *PRESETS, "plain"]
+
+
+def main() -> None:
+    options = parse()
+    sequences = [(root, one) for root in (SINGLE, MULTI) for one in folders(options.data / root / "JPEGImages")]
+    if options.sequences:
+        unknown = set(options.sequences) - {one for _, one in sequences}
+        if unknown:
+            raise SystemExit(
+                f"no sequence {', '.join(sorted(unknown))}; there are {', '.join(o for _, o in sequences)}"
+            )
+        sequences = [one for one in sequences if one[1] in options.sequences]
+    if not sequences:
+        raise SystemExit(f"{options.data}: no {SINGLE} or {MULTI} with JPEGImages and Annotations; give --data")
+    found: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
+    for preset in options.preset:
+        tracker = matchcut.Tracker(model_of(preset, options), size=options.size, precision=options.precision)
+        found[preset] = {(root, one): score_of(preset, root, one, tracker, options) for root, one in sequences}
+    print(f"\n{machine('timm')}")
+    for root in dict.fromkeys(root for root, _ in sequences):
+        print(f"\n{root}, backbone {options.backbone or 'default'}, size {options.size or 'of the preset'}\n")
+        report(root, [one for one in sequences if one[0] == root], found)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", nargs="+", default=["default", "plain"], choices=[*CHOICES, "all"])
+    parser.add_argument("--backbone", help="any timm model instead of the default one; timm gets its weights")
+    parser.add_argument("--size", type=int, help="short side it works at")
+    parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--sequences", nargs="+", metavar="NAME", help="only these")
+    parser.add_argument("--data", type=Path, default=DATA, help=f"holds {SINGLE} and {MULTI}")
+    parser.add_argument("-o", "--out", type=Path, help="where masks and scores go")
+    parser.add_argument("--resume", action="store_true", help="keep sequences that -o holds of the same settings")
+    options = parser.parse_args()
+    if options.resume and options.out is None:
+        parser.error("--resume needs -o")
+    options.preset = CHOICES if "all" in options.preset else list(dict.fromkeys(options.preset))
+    return options
+
+
+def model_of(preset: str, options: argparse.Namespace) -> LabelPropagation:
+    if preset != "plain":
+        return matchcut.load_model(preset=None if preset == "default" else preset, backbone=options.backbone)
+    backbone = matchcut.load_model(backbone=options.backbone, stages=(3,)).backbone
+    settings = Propagation(matchcut.MemoryPolicy(7), shrink="bilinear")
+    return LabelPropagation(backbone if options.backbone else Eighty(backbone), settings)
+
+
+class Eighty(torch.nn.Module):
+    """EfficientNet-Lite0 up to its 80 channels, which lie inside a stage and so are no choice of `Backbone`."""
+
+    stages, stride, name = (3,), 8, "tf_efficientnet_lite0, blocks 0 to 3"
+
+    def __init__(self, whole: Any) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        image = torch.nn.functional.pad(image, (0, -image.shape[3] % 8, 0, -image.shape[2] % 8), mode="replicate")
+        net = self.whole.net
+        return [net.blocks[:4](net.bn1(net.conv_stem((image - self.whole.mean) / self.whole.std)))]
+
+
+def folders(root: Path) -> list[str]:
+    return sorted(one.name for one in root.iterdir() if one.is_dir()) if root.is_dir() else []
+
+
+def score_of(
+    preset: str, root: str, sequence: str, tracker: matchcut.Tracker, options: argparse.Namespace
+) -> dict[str, Any]:
+    """J and F of a sequence's objects, computed or, with --resume, taken from what the same settings left."""
+    frames, truth = (options.data / root / part / sequence for part in ("JPEGImages", "Annotations"))
+    masks = sorted(truth.glob("*.png"))
+    video = matchcut.Video(frames)
+    if [one.stem for one in masks] != list(video.names()):
+        raise SystemExit(f"{truth}: the masks are not those of the {len(video)} frames in {frames}")
+    timeline = Timeline(video)
+    first = without_void(read_mask(masks[0]))
+    timeline.annotate(0, first)
+    made_from = {"tracker": tracker.fingerprint(timeline), "code": code_hash(), "preset": preset, **versions()}
+    files = [(str(one.resolve()), one.stat().st_size, one.stat().st_mtime_ns) for one in (*frames.iterdir(), *masks)]
+    made_from["data"] = hashlib.sha256(repr(sorted(files)).encode()).hexdigest()
+    folder = options.out / preset / root / sequence if options.out is not None else None
+    record = folder / "score.json" if folder is not None else None
+    if options.resume and record is not None and record.exists():
+        kept: dict[str, Any] = json.loads(record.read_text())
+        if kept.pop("made_from") == made_from:
+            print(f"{preset}, {sequence}: taken from {record}", flush=True)
+            return kept
+    if record is not None:
+        record.unlink(missing_ok=True)
+    started = time.perf_counter()
+    tracker.fill(timeline)
+    seconds = time.perf_counter() - started
+    result = {"frames": len(video), "seconds": round(seconds, 2), **scores(timeline, masks, object_ids(first))}
+    if folder is not None and record is not None:
+        for old in (folder / "masks").glob("*.png"):
+            old.unlink()
+        timeline.save(folder, preset=preset, **versions())
+        record.write_text(json.dumps({**result, "made_from": made_from}, indent=1) + "\n")
+    print(f"{preset}, {sequence}: J {mean(result['j']):.1f}, F {mean(result['f']):.1f}", flush=True)
+    return result
+
+
+def scores(timeline: Timeline, masks: list[Path], ids: list[int]) -> dict[str, Any]:
+    """J and F of each object, in percent: the mean over all frames but the first and the last."""
+    j, f = np.zeros(len(ids)), np.zeros(len(ids))
+    inner = range(1, len(masks) - 1)
+    for index in inner:
+        truth, shown = without_void(read_mask(masks[index])), timeline.labels(index)
+        assert shown is not None
+        j += [jaccard(truth == one, shown == one) for one in ids]
+        f += [boundary_f(truth == one, shown == one) for one in ids]
+    return {"j": list(100 * j / len(inner)), "f": list(100 * f / len(inner))}
+
+
+def report(
+    root: str, sequences: list[tuple[str, str]], found: dict[str, dict[tuple[str, str], dict[str, Any]]]
+) -> None:
+    """Sequences x (J, F) of each preset, their mean, and what one would use instead."""
+    head = ["sequence", *(f"{preset} {what}" for preset in found for what in ("J", "F"))]
+    values = {
+        preset: [(mean(found[preset][o]["j"]), mean(found[preset][o]["f"])) for o in sequences] for preset in found
+    }
+    if root == MULTI:
+        objects = len(found[next(iter(found))][sequences[0]]["j"])
+        head[0] = f"sequence ({objects} objects)" if len(sequences) == 1 else "sequence"
+    rows = [
+        [name, *(f"{number:.1f}" for preset in found for number in values[preset][row])]
+        for row, (_, name) in enumerate(sequences)
+    ]
+    means = {preset: [mean(column) for column in zip(*values[preset], strict=True)] for preset in found}
+    rows.append(["mean", *(f"{number:.1f}" for preset in found for number in means[preset])])
+    if "plain" in found:
+        gain = [
+            f"{number - base:+.1f}" for one in found for number, base in zip(means[one], means["plain"], strict=True)
+        ]
+        rows.append(["to plain", *gain])
+    print(table(head, rows))
+    print("\nJ&F: " + ", ".join(f"{preset} {mean(both):.1f}" for preset, both in means.items()))
+
+
+def without_void(labels: Any) -> Any:
+    """The guided task counts void as background."""
+    return np.where(labels == VOID, 0, labels).astype(np.uint8)
+
+
+def code_hash() -> str:
+    """Of the package's own source: other code may give other masks."""
+    source = Path(matchcut.__file__).parent
+    return hashlib.sha256(b"".join(one.read_bytes() for one in sorted(source.rglob("*.py")))).hexdigest()
+
+
+def mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+if __name__ == "__main__":
+    main()
