@@ -18,7 +18,7 @@ from torch import Tensor
 from matchcut.errors import ShapeError
 from matchcut.matching import Affinity, Match, affinity
 
-MODULE = importlib.import_module("matchcut.matching.affinity")  # `matchcut.matching.affinity` is the function
+MODULE = importlib.import_module("matchcut.matching.search")
 NEAR = 1e-5
 
 

@@ -5,6 +5,7 @@ features, the memory holds annotated frames and the last few, and each query cel
 cells most similar to it (`matchcut.matching.affinity`).
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -93,6 +94,7 @@ class LabelPropagation(nn.Module):
         self.policy, self.size = settings.policy, settings.size
         self.enlarge, self.stretch = settings.enlarge, settings.stretch
         self.grid = grid or backbone.stride
+        self.multiple = math.lcm(self.grid, backbone.stride)
         self.mix = mix or (1.0,) * len(backbone.stages)
         if len(self.mix) != len(backbone.stages):
             raise ModelError(f"mix: expected {len(backbone.stages)} weights, one a stage, got {len(self.mix)}")

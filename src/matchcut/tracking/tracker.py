@@ -80,6 +80,7 @@ class Tracker:
         self.seconds: dict[str, float] = {}
         """Spent since the start: waiting for frames, encoding, matching, enlarging, waiting for masks to be written."""
         self.size: int | None = size or getattr(model, "size", None)
+        self.multiple: int = getattr(model, "multiple", 1)
         self.enlarge: Enlarge = getattr(model, "enlarge", "cubic")
         self.stretch: bool = getattr(model, "stretch", False)
 
@@ -251,10 +252,13 @@ class Tracker:
     def _resize(self, frame: Frame) -> tuple[Frame, tuple[int, int]]:
         """The frame at the working size, and its own size."""
         height, width = frame.shape[:2]
-        scale = self.size / min(height, width) if self.size else 1.0
-        if scale < 1:
-            small = (max(8, round(width * scale)), max(8, round(height * scale)))
-            return np.asarray(cv2.resize(frame, small, interpolation=cv2.INTER_AREA), np.uint8), (height, width)
+        scale = min(1.0, self.size / min(height, width)) if self.size else 1.0
+        # Whole cells: a cell that reaches over the edge would shift all labels a little.
+        small = tuple(
+            max(self.multiple, int(round(side * scale, 3)) // self.multiple * self.multiple) for side in (width, height)
+        )
+        if small != (width, height):
+            frame = np.asarray(cv2.resize(frame, small, interpolation=cv2.INTER_AREA), np.uint8)
         return frame, (height, width)
 
     def _features(self, image: Frame) -> Any:
