@@ -20,6 +20,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ CHOICES = ["default", *PRESETS, "plain"]
 
 def main() -> None:
     options = parse()
+    code_hash()
     sequences = [(root, one) for root in (SINGLE, MULTI) for one in folders(options.data / root / "JPEGImages")]
     if options.sequences:
         unknown = set(options.sequences) - {one for _, one in sequences}
@@ -185,8 +187,9 @@ def without_void(labels: Any) -> Any:
     return np.where(labels == VOID, 0, labels).astype(np.uint8)
 
 
+@cache
 def code_hash() -> str:
-    """Of the package's own source: other code may give other masks."""
+    """Of the package's own source, as it was when the run began: other code may give other masks."""
     source = Path(matchcut.__file__).parent
     return hashlib.sha256(b"".join(one.read_bytes() for one in sorted(source.rglob("*.py")))).hexdigest()
 

@@ -138,7 +138,7 @@ def matchcut_run(preset: str | None, backbone: str | None) -> tuple[Callable[...
     from matchcut import Tracker, api
     from matchcut.models.backbones import Backbone
     from matchcut.models.label_propagation import LabelPropagation
-    from matchcut.tracking.outputs import Outputs, open_folder
+    from matchcut.tracking.outputs import Outputs
 
     model = api.load_model(preset=preset)
     if backbone is not None:  # the stage of CRW and its 256 channels
@@ -148,7 +148,6 @@ def matchcut_run(preset: str | None, backbone: str | None) -> tuple[Callable[...
     tracker = Tracker(model, device="cpu")
 
     def run(video: Any, labels: Any, folder: Path, done: Callable[[], None]) -> None:
-        open_folder(folder)
         outputs = Outputs(folder, video.size, video.frame_rate)
         api.run(video, tracker, folder, outputs, labels, progress=lambda *_: done())
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matchcut.errors import MaskError, OutputError, PromptError
-from matchcut.masks import LabelMap, check_mask, object_ids, read_mask, write_mask
+from matchcut.masks import MAX_OBJECTS, LabelMap, check_mask, object_ids, read_mask, write_mask
 from matchcut.models.base import GuidedModel
-from matchcut.tracking.outputs import CHECKPOINT, Outputs, write_record
+from matchcut.tracking.outputs import CHECKPOINT, Outputs, open_folder, write_record
 from matchcut.tracking.prompts import box_to_mask, check_box, combine
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Progress, Tracker
@@ -92,23 +92,30 @@ def annotations_of(
     Raises:
         MaskError, PromptError: the prompt does not fit the video; the message says why.
     """
-    if (mask is None) == (not boxes):
+    if (mask is None) == (len(boxes) == 0) or (isinstance(mask, Mapping) and not mask):
         raise PromptError("nothing to track: give either a mask or boxes of the first frame")
+    if len(boxes) > MAX_OBJECTS:
+        raise PromptError(f"{len(boxes)} boxes are more than the {MAX_OBJECTS} objects that a label map can hold")
     if video.seekable and not 0 <= frame < len(video):
         raise PromptError(f"frame {frame} is not in the video, which has frames 0 to {len(video) - 1}")
-    if boxes:
+    if len(boxes):
         checked = [check_box(box, video.size) for box in boxes]
         image = video[frame] if image is None else image
         return {frame: combine([box_to_mask(image, box) for box in checked])}
     if isinstance(mask, Mapping):
         given = dict(mask)
+        absent = [index for index in given if video.seekable and not 0 <= index < len(video)]
+        if absent:
+            raise PromptError(f"frame {absent[0]} is not in the video, which has frames 0 to {len(video) - 1}")
     elif isinstance(mask, np.ndarray):
         given = {frame: mask}
     else:
         path = Path(mask)  # type: ignore[arg-type]
         given = _masks_in(video, path, threshold) if path.is_dir() else {frame: read_mask(path, threshold=threshold)}
         for index, labels in given.items():
-            check_mask_or_empty(labels, video.size, str(path / video.frame_name(index) if path.is_dir() else path))
+            check_mask_or_empty(
+                labels, video.size, str(path / f"{video.frame_name(index)}.png" if path.is_dir() else path)
+            )
     if not any(object_ids(labels) for labels in given.values()):
         check_mask(next(iter(given.values())), video.size, str(mask) if isinstance(mask, str | Path) else "the mask")
     return given
@@ -145,6 +152,8 @@ def run(
     *,
     frame: int = 0,
     threshold: float | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
     about: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -160,9 +169,16 @@ def run(
     """
     started = time.perf_counter()
     if not video.seekable:
-        return _run_stream(video, tracker, folder, outputs, mask, boxes, threshold, dict(about or {}), progress)
+        if frame:
+            raise PromptError(f"frame {frame}: the prompt of a stream is of its first frame")
+        first, frames = _first_frame(video)
+        annotations = annotations_of(video, mask, boxes, threshold=threshold, image=first)
+        open_folder(folder, overwrite=overwrite)
+        return _run_stream(video, frames, annotations, tracker, folder, outputs, dict(about or {}), progress)
+    annotations = annotations_of(video, mask, boxes, frame=frame, threshold=threshold)
+    open_folder(folder, overwrite=overwrite, resume=resume)
     timeline = Timeline(video, folder / "masks")
-    for index, labels in annotations_of(video, mask, boxes, frame=frame, threshold=threshold).items():
+    for index, labels in annotations.items():
         timeline.annotate(index, labels)
     fingerprint = tracker.fingerprint(timeline)
     finished = _finished(folder, fingerprint)
@@ -202,26 +218,29 @@ def _finished(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     return record
 
 
+def _first_frame(video: Video) -> tuple[Frame, Iterator[Frame]]:
+    """The first frame of a stream, and all of them."""
+    frames = iter(video)
+    first = next(frames)
+    return first, itertools.chain([first], frames)
+
+
 def _run_stream(
     video: Video,
+    frames: Iterator[Frame],
+    annotations: Mapping[int, LabelMap],
     tracker: Tracker,
     folder: Path,
     outputs: Outputs,
-    mask: str | Path | None,
-    boxes: Sequence[Sequence[float]],
-    threshold: float | None,
     about: dict[str, Any],
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """As `run`, for frames that come once and cannot be sought; the prompt is of the first."""
+    """As `run`, for frames that come once and cannot be sought."""
     started, count = time.perf_counter(), 0
-    frames = iter(video)
-    first = next(frames)
-    annotations = annotations_of(video, mask, boxes, threshold=threshold, image=first)
     shown: list[Frame] = []
 
     def seen() -> Iterator[Frame]:
-        for one in itertools.chain([first], frames):
+        for one in frames:
             shown[:] = [one]
             yield one
 

@@ -74,7 +74,7 @@ def track(
 ) -> None:
     """Carry the mask of a video's objects to every frame."""
     from matchcut import api
-    from matchcut.tracking.outputs import Outputs, open_folder
+    from matchcut.tracking.outputs import Outputs
     from matchcut.tracking.tracker import Tracker
     from matchcut.video.reader import Video
 
@@ -86,14 +86,14 @@ def track(
         raise PromptError("give one of --mask FILE, --masks FOLDER and --box left,top,right,bottom")
     videos = [Video(one, start=start, end=end, stride=stride, allow_truncated=allow_truncated) for one in inputs]
     folders = _folders(out, videos)
+    for video, prompt in zip(videos, prompts, strict=True):  # what does not fit is said before anything is written
+        if video.seekable:
+            api.annotations_of(video, prompt, boxes, frame=frame, threshold=threshold)
     network = api.load_model(model, preset=preset, backbone=backbone, weights=str(weights) if weights else None)
+    wanted: Any = {"overlay": overlay, "cutout": cutout, "coco": coco}
     for video, prompt, folder in zip(videos, prompts, folders, strict=True):
         tracker = Tracker(network, size=size, device=device, precision=precision)
         about = api.about_model(model, preset, backbone, tracker)
-        if video.seekable:  # a prompt that does not fit is said before anything is written
-            api.annotations_of(video, prompt, boxes, frame=frame, threshold=threshold)
-        open_folder(folder, overwrite=overwrite, resume=resume)
-        wanted: Any = {"overlay": overlay, "cutout": cutout, "coco": coco}
         outputs = Outputs(folder, video.size, video.frame_rate, **wanted)
         try:
             with _Bar(video.name) as bar:
@@ -101,6 +101,8 @@ def track(
                     *(video, tracker, folder, outputs, prompt, boxes),
                     frame=frame,
                     threshold=threshold,
+                    overwrite=overwrite,
+                    resume=resume,
                     about=about,
                     progress=bar.update,
                 )
@@ -118,7 +120,9 @@ def models() -> None:
 
     from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS
 
-    table = Table("model", "what it is", "backbone", "licence", "scores")
+    table = Table()
+    for head in ("model", "what it is", "backbone", "licence", "scores"):
+        table.add_column(head, overflow="fold")
     for one in MODELS.values():
         weights = WEIGHTS[one.weights]
         name = f"{one.name} (default)" if one.name == DEFAULT_MODEL else one.name
@@ -172,10 +176,10 @@ class _Bar:
         self.task = self.progress.add_task(name, total=None, rate="")
 
     def __enter__(self) -> "_Bar":
-        self.progress.start()
         return self
 
     def update(self, done: int, total: int) -> None:
+        self.progress.start()  # with the first frame, so that an error before it stands alone
         speed = self.progress.tasks[0].speed
         rate = f"{speed:.1f} frames/s" if speed else ""
         self.progress.update(self.task, completed=done, total=total or None, rate=rate)

@@ -356,11 +356,11 @@ def test_where_matches_some_cells_and_leaves_the_others_empty(shortlist, spied):
     assert len(spied) - made < made / 3  # blocks with nothing to match are passed over
     flat = where.flatten(1)
     assert torch.equal(part.indices[flat], whole.indices[flat])
-    assert torch.equal(part.weights[flat], whole.weights[flat])
+    torch.testing.assert_close(part.weights[flat], whole.weights[flat], atol=1e-5, rtol=0)
     assert not part.dense()[~flat].any()
     values = values_for(whole)
     there = where[:, None].expand(2, 3, 30, 31)
-    assert torch.equal(part.apply(values)[there], whole.apply(values)[there])
+    torch.testing.assert_close(part.apply(values)[there], whole.apply(values)[there], atol=1e-5, rtol=0)
     assert not part.apply(values)[~there].any()
 
 
@@ -388,7 +388,7 @@ def test_shortlist_changes_no_choice(window, radius):
     assert tied.double().mean() < 0.01
 
 
-@pytest.mark.parametrize("noise", [3e-2, 3e-3, 3e-4])
+@pytest.mark.parametrize("noise", [1e-2, 3e-3, 3e-4])
 @pytest.mark.parametrize("radius", [None, 9])
 def test_keys_that_bfloat16_cannot_tell_apart_are_compared_in_full(noise, radius, spied):
     generator = torch.Generator().manual_seed(3)
@@ -603,22 +603,23 @@ def test_values_may_have_another_precision_than_features():
     torch.testing.assert_close(carried.float(), match.apply(values_for(match)))
 
 
+@pytest.mark.parametrize("differentiable", [False, True])
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compiled_gives_the_same(backend):
-    query, reference = features(1, 8, 9, 10), features(1, 8, 2, 9, 10, seed=1)
-    values = torch.rand(1, 2, 2, 9, 10)
+def test_compiled_gives_the_same(backend, differentiable):
+    query, reference = features(1, 8, 5, 6).requires_grad_(differentiable), features(1, 8, 2, 5, 6, seed=1)
+    values = torch.rand(1, 2, 2, 5, 6)
 
     def carry(query, reference, values):
         return affinity(query, reference, top_k=4, radius=[None, 3], shortlist=False).apply(values)
 
     torch._dynamo.reset()
-    compiled = torch.compile(carry, backend=backend)
-    torch.testing.assert_close(compiled(query, reference, values), carry(query, reference, values))
-    query.requires_grad_()
-    (ours,) = torch.autograd.grad(compiled(query, reference, values).sum(), query)
-    (plain,) = torch.autograd.grad(carry(query, reference, values).sum(), query)
-    torch.testing.assert_close(ours, plain)
+    carried, expected = torch.compile(carry, backend=backend)(query, reference, values), carry(query, reference, values)
     torch._dynamo.reset()
+    torch.testing.assert_close(carried, expected)
+    if differentiable:
+        (ours,) = torch.autograd.grad(carried.square().sum(), query)
+        (plain,) = torch.autograd.grad(expected.square().sum(), query)
+        torch.testing.assert_close(ours, plain)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -39,7 +39,7 @@ class Backbone(nn.Module):
         weights: str | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.stages, self.stride = name, tuple(stages), stride
+        self.name, self.stages, self.stride, self.weights = name, tuple(stages), stride, weights
         if not self.stages:
             raise ModelError("stages: expected at least one, got none")
         net: Any = _create(name, stride, pretrained, weights)

@@ -18,6 +18,10 @@ class MemoryPolicy:
     """Near an annotated frame, the context holds only frames after it (DINO), that frame too (VFS), or that frame
     again and again until it is full (CRW)."""
 
+    def __post_init__(self) -> None:
+        if self.annotated < 1 or self.context < 0:
+            raise ValueError(f"expected annotated >= 1 and context >= 0, got {self.annotated} and {self.context}")
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -38,8 +42,8 @@ class GuidedModel(Protocol):
     (B, 1 + objects, h, w), background first, summing to 1 over objects; h and w are the model's choice, and the
     tracker enlarges them to the frame.
 
-    A model may also state `size`, the short side in pixels of the frames it wants; `multiple`, what both sides must be a
-    multiple of; `enlarge`, "linear" or "cubic"; and
+    A model may also state `size`, the short side in pixels of the frames it wants; `multiple`, what both sides are multiples
+    of; `enlarge`, "linear" or "cubic"; and
     `stretch`, whether each enlarged soft mask is stretched to [0, 1] before the largest is taken.
     """
 
@@ -49,7 +53,8 @@ class GuidedModel(Protocol):
         """Features of a frame: computed once a frame, whatever the number of objects."""
 
     def remember(self, features: Any, soft_masks: Tensor, *, annotated: bool = False) -> Reference:
-        """What the memory keeps of a frame. `soft_masks` may have any resolution."""
+        """What the memory keeps of a frame. `soft_masks` may have any resolution; values that a reference already
+        holds are kept as they are, so that a run that was stopped goes on unchanged."""
 
     def segment(self, features: Any, references: list[Reference], carry: Any = None) -> tuple[Tensor, Any]:
         """Soft masks of a frame, from references that all hold the same objects; and what to hand to the next call."""

@@ -58,8 +58,8 @@ def reference_frames(frame: int, chain: Chain, annotated: Sequence[int], policy:
     side = [one for one in annotated if (chain.anchor - one) * chain.step >= 0]
     nearest = sorted(side, key=lambda one: abs(one - chain.anchor))
     farthest = nearest[-1:]  # the very first one: what the object looked like when all began
-    kept = nearest[: policy.annotated - 1]
-    kept += [one for one in farthest if one not in kept] if policy.annotated > len(kept) else []
+    kept = nearest[: max(1, policy.annotated - 1)]
+    kept += [one for one in farthest if one not in kept and len(kept) < policy.annotated]
     uses = [Use(one, True) for one in sorted(kept, key=lambda one: chain.step * one)]
     start = chain.anchor if policy.start != "after" else chain.anchor + chain.step
     context = [frame - chain.step * ago for ago in range(policy.context, 0, -1)]

@@ -95,8 +95,6 @@ class Outputs:
         self.coco: dict[str, list[dict[str, Any]]] | None = (
             {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]} if coco else None
         )
-        if cutout == "png":
-            make_folder(folder / "cutout")
 
     @property
     def wanted(self) -> bool:
@@ -104,6 +102,8 @@ class Outputs:
         return self.overlay is not None or self.cutout is not None or self.coco is not None
 
     def __enter__(self) -> Self:
+        if self.cutout == "png":
+            make_folder(self.folder / "cutout")
         for writer in (self.overlay, self.mov):
             if writer is not None:
                 writer.__enter__()

@@ -1,5 +1,6 @@
 """Prompts that are not masks: a box, clicks or a scribble turned into a mask of one frame (GrabCut, no download)."""
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matchcut.errors import PromptError
-from matchcut.masks import LabelMap
+from matchcut.masks import MAX_OBJECTS, LabelMap
 
 Frame = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -62,7 +63,8 @@ def strokes_to_mask(
         PromptError: no stroke on the object, or a point outside the frame.
     """
     height, frame_width = frame.shape[:2]
-    if not any(inside):
+    inside, outside = [stroke for stroke in inside if len(stroke)], [stroke for stroke in outside if len(stroke)]
+    if not inside:
         raise PromptError("no click on the object: give at least one point inside it")
     for x, y in (point for stroke in (*inside, *outside) for point in stroke):
         if not (0 <= x < frame_width and 0 <= y < height):
@@ -88,6 +90,8 @@ def check_box(box: Sequence[float], size: tuple[int, int]) -> Box:
     Raises:
         PromptError: it is empty or reaches outside.
     """
+    if len(box) != 4 or not all(math.isfinite(one) for one in box):
+        raise PromptError(f"box {','.join(map(str, box))}: expected left,top,right,bottom in pixels")
     x0, y0, x1, y1 = (round(one) for one in box)
     height, width = size
     shown = f"box {x0},{y0},{x1},{y1}"
@@ -102,6 +106,8 @@ def check_box(box: Sequence[float], size: tuple[int, int]) -> Box:
 
 def combine(masks: Sequence[NDArray[np.bool_]]) -> LabelMap:
     """One label map of several objects' masks, ids 1, 2, ... in their order; a smaller object lies over a larger."""
+    if len(masks) > MAX_OBJECTS:
+        raise PromptError(f"{len(masks)} objects are more than the {MAX_OBJECTS} that a label map can hold")
     labels = np.zeros(masks[0].shape, np.uint8)
     for index in sorted(range(len(masks)), key=lambda one: -int(masks[one].sum())):
         labels[masks[index]] = index + 1

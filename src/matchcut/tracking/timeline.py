@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from matchcut.files import make_folder
-from matchcut.masks import LabelMap, check_mask, decode_png, encode_png, object_ids, read_mask, write_mask
+from matchcut.masks import LabelMap, check_mask, decode_png, encode_png, object_ids, write_mask
 from matchcut.tracking.memory import Chain, chains
 from matchcut.tracking.outputs import write_record
 from matchcut.video.overlay import draw_overlay
@@ -36,6 +36,7 @@ class Timeline:
         self.video, self.folder = video, folder
         self.length, self.size = len(video), video.size
         self._annotations: dict[int, bytes] = {}
+        self._shows: dict[int, list[int]] = {}  # the objects of each annotation
         self._versions: dict[int, int] = {}  # how often a frame was annotated: part of what a mask depends on
         self._masks: dict[int, bytes] = {}
         self._made_from: dict[int, tuple[Any, ...]] = {}
@@ -61,11 +62,9 @@ class Timeline:
             check_mask(labels, self.size, f"the mask for frame {frame}")
         if not object_ids(labels) and not [one for one in self._annotations if one != frame]:
             check_mask(labels, self.size, f"the mask for frame {frame}")
-        self._annotations[frame] = encode_png(labels)
+        self._annotations[frame], self._shows[frame] = encode_png(labels), object_ids(labels)
         self._versions[frame] = self._versions.get(frame, 0) + 1
-        self._put(frame, labels)
-        self._made_from[frame] = ("annotated", self._versions[frame])
-        self.confidence[frame] = dict.fromkeys(object_ids(labels), 1.0)
+        self.confidence[frame] = dict.fromkeys(self.objects(frame), 1.0)
 
     def drop(self, frame: int) -> None:
         """Take an annotation back; frames that came from it are stale.
@@ -82,11 +81,12 @@ class Timeline:
     def labels(self, frame: int) -> LabelMap | None:
         """The label map (H, W) of a frame, stale or not; None where there is none yet."""
         frame = self._index(frame)
-        if frame not in self._made_from:
-            return None
-        if self.folder is not None:
-            return read_mask(self.folder / f"{self.video.frame_name(frame)}.png")
-        return decode_png(self._masks[frame])
+        given = self.annotation(frame) if frame in self._annotations else None
+        if frame not in self._made_from or (given is not None and frame not in self.entering()):
+            return given
+        path = self._path(frame)
+        found = decode_png(self._masks[frame] if path is None else path.read_bytes())
+        return found if given is None else np.where(given > 0, given, found)
 
     def __iter__(self) -> Iterator[LabelMap | None]:
         return (self.labels(frame) for frame in range(self.length))
@@ -96,14 +96,14 @@ class Timeline:
         annotated = self.annotated
         if frame is not None and annotated:
             annotated = [one for one in annotated if one <= frame] or annotated[:1]
-        return sorted({one for index in annotated for one in object_ids(self.annotation(index))})
+        return sorted({one for index in annotated for one in self._shows[index]})
 
     def entering(self) -> list[int]:
         """Annotated frames that add objects to what is found there of the earlier ones."""
         known: set[int] = set()
         frames = []
         for frame in self.annotated:
-            shown = set(object_ids(self.annotation(frame)))
+            shown = set(self._shows[frame])
             if known and shown and not shown & known:
                 frames.append(frame)
             known |= shown
@@ -115,12 +115,28 @@ class Timeline:
 
     def origin(self, chain: Chain) -> tuple[Any, ...]:
         """What the masks of a chain depend on; a mask made from anything else is stale."""
+        sources = tuple((one, self._versions[one]) for one in self.sources(chain))
+        return (chain.anchor, chain.step, sources, self.shown(chain))
+
+    def sources(self, chain: Chain) -> list[int]:
+        """The annotated frames on the anchor's side, which a chain may remember.
+
+        Backwards, frames that only add objects say nothing of the others before these were found there.
+        """
         side = [one for one in self.annotated if (chain.anchor - one) * chain.step >= 0]
-        return (chain.anchor, chain.step, tuple((one, self._versions[one]) for one in side), self.objects(chain.last))
+        return side if chain.step > 0 else [one for one in side if one == chain.anchor or one not in self.entering()]
+
+    def shown(self, chain: Chain) -> list[int]:
+        """Ids of the objects that the frames of a chain can show."""
+        return self.objects(chain.anchor if chain.step > 0 else chain.last)
 
     def is_stale(self, frame: int, chain: Chain) -> bool:
         """Whether a chain's frame has no mask yet, or one made before an annotation it depends on came or went."""
-        return self._made_from.get(frame) != self.origin(chain)
+        return self._made_from.get(frame) != self._origin_at(frame, chain)
+
+    def _origin_at(self, frame: int, chain: Chain) -> tuple[Any, ...]:
+        own = (self._versions[frame],) if frame in self._annotations else ()
+        return self.origin(chain) + own
 
     def stale(self) -> list[int]:
         """Frames whose mask is missing or stale."""
@@ -131,13 +147,13 @@ class Timeline:
         if frame in self._annotations:
             given = self.annotation(frame)
             labels = np.where(given > 0, given, labels)
-            confidence = {**confidence, **dict.fromkeys(object_ids(given), 1.0)}
+            confidence = {**confidence, **dict.fromkeys(self._shows[frame], 1.0)}
         self._put(frame, labels)
         self.mark(frame, confidence, chain)
 
     def mark(self, frame: int, confidence: Mapping[int, float], chain: Chain) -> None:
         """Take the mask that is there for one that a chain gave."""
-        self._made_from[frame] = self.origin(chain)
+        self._made_from[frame] = self._origin_at(frame, chain)
         self.confidence[frame] = dict(confidence)
 
     def weakest(self) -> int | None:
@@ -166,7 +182,7 @@ class Timeline:
             **about,
             "objects": self.objects(),
             "annotations": [
-                {"frame": frame, "name": self.video.frame_name(frame), "objects": object_ids(self.annotation(frame))}
+                {"frame": frame, "name": self.video.frame_name(frame), "objects": self._shows[frame]}
                 for frame in self.annotated
             ],
             "most_needs_correction": None if weakest is None else self.video.frame_name(weakest),
@@ -185,11 +201,22 @@ class Timeline:
                 labels = self.labels(index)
                 writer.write(frame if labels is None else draw_overlay(frame, labels))
 
+    def write_annotations(self) -> None:
+        """Write the masks of wholly annotated frames to the folder, if there is one."""
+        for frame in self.annotated:
+            path = self._path(frame)
+            if path is not None and frame not in self.entering():
+                write_mask(path, self.annotation(frame))
+
     def _put(self, frame: int, labels: LabelMap) -> None:
-        if self.folder is not None:
-            write_mask(self.folder / f"{self.video.frame_name(frame)}.png", labels)
+        path = self._path(frame)
+        if path is not None:
+            write_mask(path, labels)
         else:
             self._masks[frame] = encode_png(labels)
+
+    def _path(self, frame: int) -> Path | None:
+        return None if self.folder is None else self.folder / f"{self.video.frame_name(frame)}.png"
 
     def _index(self, frame: int) -> int:
         if not -self.length <= frame < self.length:

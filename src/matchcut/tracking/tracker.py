@@ -71,6 +71,8 @@ class Tracker:
         device: str = "auto",
         precision: str = "auto",
     ) -> None:
+        if size is not None and size < 32:
+            raise ModelError(f"size: expected at least 32 pixels, got {size}")
         self.device = pick_device(device)
         self.dtype = pick_precision(precision, self.device)
         self.model = model
@@ -99,6 +101,7 @@ class Tracker:
         if not timeline.objects():
             raise MaskError("nothing to track: annotate at least one frame with at least one object")
         resumed = _load_checkpoint(checkpoint, self.fingerprint(timeline), timeline) if checkpoint is not None else None
+        timeline.write_annotations()
         total, done = len(timeline.stale()), 0
         for chain in timeline.chains():
             stale = [frame for frame in chain.frames() if timeline.is_stale(frame, chain)]
@@ -118,7 +121,7 @@ class Tracker:
                     self._count("write", started)
                     writing = writer.submit(timeline.put, frame, labels, confidence, chain)
                     done += 1
-                    if checkpoint is not None and done % CHECKPOINT_EVERY == 0:
+                    if checkpoint is not None and done % CHECKPOINT_EVERY == 0 and memory.carry is None:
                         writing.result()
                         _save_checkpoint(checkpoint, self.fingerprint(timeline), timeline, chain, frame, memory)
                     if progress is not None:
@@ -135,7 +138,12 @@ class Tracker:
         seen = (
             *(video.source, timeline.length, tuple(timeline.size)),
             *(video.frame_name(0), video.frame_name(len(video) - 1)),
-            *(type(self.model).__qualname__, getattr(backbone, "name", None), getattr(backbone, "stages", None)),
+            *(
+                type(self.model).__qualname__,
+                getattr(backbone, "name", None),
+                getattr(backbone, "stages", None),
+                getattr(backbone, "weights", None),
+            ),
             *(getattr(backbone, "stride", None), getattr(self.model, "grid", None), getattr(self.model, "mix", None)),
             *(self.size, str(self.dtype), self.policy, getattr(self.model, "settings", None)),
         )
@@ -155,6 +163,7 @@ class Tracker:
         """
         memory, chain = _Memory(), None
         given: dict[int, LabelMap] = {}
+        known: dict[int, list[int]] = {}  # objects annotated up to a frame
         features_of: dict[int, Any] = {}  # of annotated frames that the memory may name
         ids: list[int] = []
         for index, frame in enumerate(frames):
@@ -169,14 +178,15 @@ class Tracker:
                     found, _ = self._segment(features, memory, index, chain, list(given), ids, frame.shape[:2])
                     labels = np.where(labels > 0, labels, found)
                 ids = sorted({*ids, *shown})
-                given[index] = labels
+                given[index], known[index] = labels, ids
                 chain, memory = Chain(index, 1, index), _Memory()
                 features_of[index] = features
                 uses = reference_frames(index + 1, Chain(index, 1, index + 1), sorted(given), self.policy)
                 features_of = {one: features_of[one] for one, _ in uses if one in features_of}
                 given = {one: given[one] for one in features_of}
                 for use in dict.fromkeys(uses):
-                    memory.references[use] = self._remember(features_of[use.frame], given[use.frame], ids, use)
+                    kept = features_of[use.frame], given[use.frame]
+                    memory.references[use] = self._remember(*kept, ids, use, known[use.frame])
                 yield index, labels
                 continue
             assert chain is not None
@@ -187,8 +197,7 @@ class Tracker:
         self, timeline: Timeline, chain: Chain, memory: _Memory, first: int
     ) -> Iterator[tuple[int, LabelMap, dict[int, float]]]:
         """Go through a chain from `first` on; earlier frames must be in the memory."""
-        ids = timeline.objects(chain.last)
-        annotated = timeline.annotated
+        ids, annotated = timeline.shown(chain), timeline.sources(chain)
         # Before the reader's thread starts: a video serves one thread at a time.
         for use in reference_frames(first, chain, annotated, self.policy):
             if use not in memory.references and (use.annotated or use.frame == chain.anchor):
@@ -232,10 +241,12 @@ class Tracker:
         features = other.features if other is not None else self._encode(timeline.video[use.frame])
         labels = timeline.labels(use.frame)
         assert labels is not None
-        return self._remember(features, labels, ids, use)
+        return self._remember(features, labels, ids, use, timeline.objects(use.frame))
 
-    def _remember(self, features: Any, labels: LabelMap, ids: list[int], use: Use) -> Reference:
+    def _remember(self, features: Any, labels: LabelMap, ids: list[int], use: Use, known: list[int]) -> Reference:
         soft = torch.from_numpy(one_hot(labels, ids))[None].to(self.device)
+        if not set(ids) <= set(known):
+            soft[:, 0] = 0  # an object annotated later may have been here: what is not an object is unknown
         with torch.inference_mode():
             return self.model.remember(features, soft, annotated=use.annotated)
 
@@ -295,7 +306,7 @@ def to_labels(
             result = (result - result.min()) / (result.max() - result.min() + 1e-12)
         return result
 
-    best = enlarged(soft[0])
+    best = np.maximum(enlarged(soft[0]), 0)  # cubic enlargement undershoots: nothing must win against less than nothing
     labels = np.zeros(size, np.uint8)
     for one, mask in zip(ids, soft[1:], strict=True):
         if mask.any():
@@ -382,7 +393,7 @@ def _save_checkpoint(
         "confidence": json.dumps(timeline.confidence),
     }
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(context, temporary, state)
+        temporary.write_bytes(safetensors.torch.save(context, state))
 
 
 def _load_checkpoint(path: Path, fingerprint: str, timeline: Timeline) -> _Resumed | None:

