@@ -36,7 +36,6 @@ from matchcut.models.label_propagation import PRESETS, LabelPropagation, Propaga
 from matchcut.tracking.timeline import Timeline
 
 SINGLE, MULTI = "davis2016-dev-480p", "davis2017-multi-240p"
-VOID = 255
 CHOICES = ["default", *PRESETS, "plain"]
 
 
@@ -173,18 +172,16 @@ def report(
     ]
     means = {preset: [mean(column) for column in zip(*values[preset], strict=True)] for preset in found}
     rows.append(["mean", *(f"{number:.1f}" for preset in found for number in means[preset])])
-    if "plain" in found:
-        gain = [
-            f"{number - base:+.1f}" for one in found for number, base in zip(means[one], means["plain"], strict=True)
-        ]
+    if plain := means.get("plain"):
+        gain = [f"{ours - base:+.1f}" for one in found for ours, base in zip(means[one], plain, strict=True)]
         rows.append(["to plain", *gain])
     print(table(head, rows))
     print("\nJ&F: " + ", ".join(f"{preset} {mean(both):.1f}" for preset, both in means.items()))
 
 
 def without_void(labels: Any) -> Any:
-    """The guided task counts void as background."""
-    return np.where(labels == VOID, 0, labels).astype(np.uint8)
+    """The guided task counts void (255) as background."""
+    return np.where(labels == 255, 0, labels).astype(np.uint8)
 
 
 @cache

@@ -114,18 +114,15 @@ def test_what_cannot_be_tracked_is_said(frames, tmp_path):
             track(*arguments, **options)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: annotations_of meets an empty mapping with StopIteration")
 def test_no_annotation_at_all_is_said(frames):
     with pytest.raises(MatchcutError):
         track(frames, {})
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: `not boxes` of an array is a ValueError")
 def test_boxes_may_be_an_array(frames):
     assert track(frames, boxes=np.array([(4, 6, 26, 28), (60, 36, 82, 58)])).objects() == [1, 2]
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: annotate's IndexError, which is no MatchcutError, comes out of track")
 def test_a_mask_for_a_frame_that_is_not_there_is_said(frames):
     with pytest.raises(MatchcutError, match="99"):
         track(frames, {99: picture(0)[1]})

@@ -294,7 +294,6 @@ def test_a_threshold_reads_an_anti_aliased_mask(track, inputs, tmp_path):
     assert set(np.unique(read_mask(tmp_path / "out" / "masks" / "00000.png"))) == {0, 1}
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: at 80 columns the table cuts the names: label-propagati...")
 def test_models_are_listed_by_the_names_that_are_typed(run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     listed = run("models")
@@ -367,7 +366,6 @@ def test_an_interrupted_run_of_something_else_is_refused(track, inputs, tmp_path
     assert len(names(out / "masks")) == 40
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the mask given is written into the folder before the run is refused")
 def test_a_refused_run_changes_nothing(track, inputs, tmp_path):
     film(tmp_path / "long.mkv", 40)
     out = tmp_path / "out"
@@ -409,7 +407,6 @@ def test_a_finished_run_has_nothing_to_do(track, inputs, tmp_path):
     assert tree(tmp_path / "out") == before
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: annotate() overwrites what was found on an entering frame")
 def test_a_finished_run_in_which_an_object_enters_has_nothing_to_do(track, inputs, tmp_path):
     words = (inputs / "walk.mkv", "--masks", masks_folder(tmp_path / "given", "{:05d}".format), "-o", tmp_path / "out")
     assert track(*words).code == 0
@@ -550,12 +547,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(run, inputs, bad, tmp_path, wh
 
 
 @pytest.mark.parametrize("box", ["nan,0,9,9", "0,0,inf,9"])
-@pytest.mark.xfail(strict=True, reason="BUG: round(nan) in check_box: a traceback")
 def test_a_box_of_no_numbers_is_one_line(track, inputs, tmp_path, box):
     refused(track(inputs / "walk.mkv", "--box", box, "-o", tmp_path / "out"), "box")
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: 255 boxes: the last object has the id that means ignore; 256: a traceback")
 @pytest.mark.parametrize("count", [255, 256])
 def test_more_boxes_than_ids_are_one_line(track, inputs, tmp_path, count):
     boxes = [
@@ -573,13 +568,11 @@ def test_a_device_that_is_not_there(run, inputs, tmp_path):
 
 
 @pytest.mark.parametrize("bad_mask", ["small.png", "none.png"])
-@pytest.mark.xfail(strict=True, reason="BUG: of standard input the folder is made before the prompt is checked")
 def test_a_bad_prompt_for_standard_input_leaves_nothing(track, bad, tmp_path, bad_mask):
     refused(track("-", "--mask", bad / bad_mask, "-o", tmp_path / "out", stdin=y4m(2)), bad_mask)
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: --frame is ignored for standard input")
 def test_a_later_frame_of_standard_input_is_refused(track, inputs, tmp_path):
     words = ("-", "--mask", inputs / "first.png", "--frame", "3", "-o", tmp_path / "out")
     refused(track(*words, stdin=y4m(5)), "frame")
@@ -596,7 +589,6 @@ def test_a_folder_of_masks_for_standard_input(track, bad, tmp_path):
     refused(result, "stream", bar=True)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: the prompts of later inputs are checked after earlier ones were tracked")
 def test_a_bad_second_input_is_said_before_the_first_is_tracked(track, inputs, bad, tmp_path):
     film(tmp_path / "second.mkv", 3)
     masks = ("--mask", inputs / "first.png", "--mask", bad / "small.png")
@@ -713,9 +705,6 @@ def test_a_disk_that_runs_full(inputs, tmp_path):
     assert done.stdout == ""  # no temporary file was left
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG: safetensors raises SafetensorError, no OSError, on a full disk: a traceback"
-)
 def test_a_disk_that_runs_full_at_a_checkpoint(inputs, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()

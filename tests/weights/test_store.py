@@ -75,7 +75,7 @@ def test_the_packaged_file_is_the_recorded_one_and_loads_whole(spec):
 def test_features_are_those_of_a_direct_load():
     net = timm.create_model(SPEC.backbone)  # whole, with its classifier
     own = net.state_dict()
-    net.load_state_dict({key: value for key, value in zip(own, stored().values(), strict=True)}, strict=True)
+    net.load_state_dict(dict(zip(own, stored().values(), strict=True)), strict=True)
     normal = (picture() - 127 / 255) / (128 / 255)
     backbone = packaged_backbone(SPEC, (1, 2, 3), 32).eval()
     with torch.no_grad():
@@ -221,7 +221,7 @@ def test_weights_without_a_backbone_are_not_passed_over():
 def test_unknown_names_name_the_near_ones():
     with pytest.raises(ModelError, match="unknown model 'label-propagatoin'; did you mean label-propagation"):
         load_model("label-propagatoin")
-    with pytest.raises(ModelError, match="unknown model '#'; there are .*label-propagation"):
+    with pytest.raises(ModelError, match=r"unknown model '#'; there are .*label-propagation"):
         load_model("#")
     with pytest.raises(ModelError, match="unknown preset 'crv'; did you mean crw"):
         load_model(preset="crv")

@@ -9,7 +9,7 @@ How it is fast and still exact: see `matchcut.matching.search`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +59,7 @@ class Affinity:
                 f"got {tuple(values.shape)}"
             )
         channels = values.shape[1]
-        if channels == 0 or cells == 0:
+        if 0 in (batch, channels, cells):
             return values.new_zeros(batch, channels, *self.query_shape)
         rows = values.flatten(2).transpose(1, 2).contiguous()  # (B, R, C)
         weights = self.weights.to(rows.dtype)
@@ -131,6 +131,11 @@ def affinity(
     for r in radii:
         if r is not None and not (r > 0 or (window == "square" and r == 0)):
             raise ValueError(f"radius: expected above 0 (or None), got {r}")
+    if where is not None and (where.shape != (batch, height, width) or where.dtype != torch.bool):
+        raise ShapeError(f"where: expected bool {(batch, height, width)}, got {where.dtype} {tuple(where.shape)}")
+    if batch == 0:
+        empty = query.new_empty(0, height * width, min(top_k, t * h * w))
+        return Affinity(empty.long(), empty, (height, width), (t, h, w))
     if h * w == 0:
         raise ShapeError("reference: it has no cells")
     if shortlist is None:
@@ -177,9 +182,9 @@ def _as_list(query: Tensor, reference: Tensor | Sequence[Tensor]) -> list[Tensor
 
 
 def _radii(radius: Radius | Sequence[Radius], count: int) -> list[Radius]:
-    if radius is None or isinstance(radius, int | float):
-        return [radius] * count
-    radii = list(radius)
+    if not isinstance(radius, Iterable):
+        radius = [radius] * count
+    radii = [None if one is None or math.isinf(one) else float(one) for one in radius]
     if len(radii) != count:
         raise ShapeError(f"radius: expected one, or one for each of the {count} references, got {len(radii)}")
     return radii

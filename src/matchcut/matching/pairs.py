@@ -20,7 +20,7 @@ class _PairScores(torch.autograd.Function):
         if query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64):
             pattern = _csr(pairs, query.new_zeros(pairs.numel()), len(keys))
             scores: Tensor = torch.sparse.sampled_addmm(pattern, query, keys.t(), beta=0.0).values()
-            return scores.view(pairs.shape)
+            return scores.reshape(pairs.shape).clone()  # a view of a sparse tensor's values would not compile
         step = max(1, CHUNK // max(1, pairs.shape[1] * query.shape[1]))
         parts = zip(query.split(step), pairs.split(step), strict=True)
         return torch.cat([torch.einsum("qmc,qc->qm", keys[pair], row) for row, pair in parts])

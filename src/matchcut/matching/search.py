@@ -191,7 +191,7 @@ def _shortlisted(
         scores[doubtful], found[doubtful] = best, cells.gather(1, order)
         missed = missed.float()
         # What was left out scores at most this: rough scores are themselves rounded, too.
-        missed = missed + missed.abs() * 2**-9 + allowance[doubtful]
+        missed = missed + missed.abs() * 2**-8 + allowance[doubtful]
         doubtful = doubtful[missed > best[:, -1]]
     return scores, found, doubtful
 
@@ -209,8 +209,8 @@ def _round(query: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         centred = key - centre
         target.copy_(centred)
         largest = torch.maximum(largest, torch.linalg.vector_norm(centred, dim=2).max())
-    # Each entry is rounded by at most 2^-9 of itself, in the query and in the key (Cauchy-Schwarz).
-    error = torch.linalg.vector_norm(query, dim=2) * largest * (2**-8 + 2**-18)
+    # Each entry is rounded by at most 2^-8 of itself, in the query and in the key (Cauchy-Schwarz).
+    error = torch.linalg.vector_norm(query, dim=2) * largest * (2**-7 + 2**-16)
     return query.bfloat16(), rounded, query @ centre + error
 
 
@@ -268,6 +268,9 @@ def _best(scores: Tensor, wanted: int, groups: int) -> tuple[Tensor, Tensor, Ten
     answer is exact.
     """
     n, m = scores.shape
+    if m <= wanted:
+        best, position = F.pad(scores, (0, wanted - m), value=-torch.inf).topk(wanted, dim=1)
+        return best, position.clamp_max(m - 1), scores.new_full((n,), -torch.inf)
     per_row = scores.view(n, GROUP, m // GROUP)  # a group is a column of it, so that its maximum is a vector operation
     if groups + 1 >= m // GROUP:
         best, position = scores.topk(min(wanted + 1, m), dim=1)

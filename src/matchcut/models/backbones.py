@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import timm
+import timm.models
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ class Backbone(nn.Module):
         # ImageNet's mean and deviation stand in where a model states none.
         self.register_buffer("mean", torch.tensor(config.get("mean") or (0.485, 0.456, 0.406)).view(3, 1, 1), False)
         self.register_buffer("std", torch.tensor(config.get("std") or (0.229, 0.224, 0.225)).view(3, 1, 1), False)
-        self.is_vit = hasattr(net, "patch_embed") and hasattr(net, "blocks")
+        self.is_vit = _is_vit(name)
         if self.is_vit:
             self.stride = int(net.patch_embed.patch_size[0])
         self.gives_features = not hasattr(net, "forward_intermediates")
@@ -55,11 +56,14 @@ class Backbone(nn.Module):
         for stage in self.stages:
             if not -count <= stage < count:
                 raise ModelError(f"{name}: no stage {stage}; it has {count}, {-count} to {count - 1}")
-        self.stages = tuple(sorted(stage % count for stage in self.stages))
+        self.stages = tuple(stage % count for stage in self.stages)
+        if len(set(self.stages)) < len(self.stages):
+            raise ModelError(f"{name}: stages {tuple(stages)} name one twice")
         self.net: Any = net
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) in [0, 1] to one (B, C, h, w) a stage, h and w being H and W by its stride, rounded up."""
+        """(B, 3, H, W) in [0, 1] to one (B, C, h, w) a stage, h and w being H and W by its stride, rounded up
+        (by some networks, as ConvNeXt, down)."""
         if self.is_vit:
             size = [-(-side // self.stride) * self.stride for side in image.shape[2:]]
             if size != list(image.shape[2:]):
@@ -69,10 +73,11 @@ class Backbone(nn.Module):
         if self.gives_features:
             features = self.net(image)
             return [features[stage] for stage in self.stages]
+        order = sorted(self.stages)
         features = self.net.forward_intermediates(
-            image, indices=list(self.stages), norm=self.is_vit, stop_early=True, intermediates_only=True
+            image, indices=order, norm=self.is_vit, stop_early=True, intermediates_only=True
         )
-        return features
+        return [features[order.index(stage)] for stage in self.stages]
 
 
 def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> Any:
@@ -82,42 +87,74 @@ def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> An
         )
         hint = f"; near: {', '.join(near)}" if near else ""
         raise ModelError(f"unknown backbone {name!r}: timm has no such model{hint}")
-    settings: dict[str, Any] = {"pretrained": pretrained or weights is not None, "num_classes": 0}
-    if weights is not None:
-        settings["pretrained_cfg_overlay"] = {"file": weights}
-    is_vit = "vit" in name or "eva" in name or "deit" in name or "beit" in name
+    settings: dict[str, Any] = {"pretrained": pretrained and weights is None, "num_classes": 0}
     try:
-        if is_vit:
-            return timm.create_model(name, **settings, dynamic_img_size=True)
-        try:
-            return timm.create_model(name, **settings, output_stride=stride)
-        except TypeError:  # some CNNs take a stride in timm's other form only, which returns the features themselves
-            settings.pop("num_classes")
-            return timm.create_model(name, **settings, output_stride=stride, features_only=True)
+        if _is_vit(name):
+            net = timm.create_model(name, **settings, dynamic_img_size=True)
+        else:
+            try:
+                net = timm.create_model(name, **settings, output_stride=stride)
+            except (
+                TypeError
+            ):  # some CNNs take a stride in timm's other form only, which returns the features themselves
+                settings.pop("num_classes")
+                net = timm.create_model(name, **settings, output_stride=stride, features_only=True)
     except (TypeError, NotImplementedError, AssertionError) as error:
-        raise ModelError(f"{name}: it cannot be used at stride {stride} on frames of any size ({error})") from error
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        what = f"from {weights}" if weights is not None else "and nothing could be downloaded; give a file of them"
-        raise ModelError(f"{name}: its weights could not be loaded {what} ({str(error).splitlines()[0]})") from error
+        raise ModelError(
+            f"{name}: it cannot be used at stride {stride} on frames of any size {error}".strip()
+        ) from error
+    except Exception as error:  # whatever the download met
+        raise ModelError(
+            f"{name}: its weights could not be downloaded; give a file of them ({_first_line(error)})"
+        ) from error
+    if weights is not None:
+        _load(net, name, weights)
+    return net
+
+
+def _is_vit(name: str) -> bool:
+    module = timm.model_entrypoint(name.split(".")[0]).__module__
+    return module.rsplit(".", 1)[-1] in ("vision_transformer", "eva", "beit", "deit")
+
+
+def _load(net: nn.Module, name: str, weights: str) -> None:
+    """Load timm's weights of a model from a file: all that the network has, and nothing else but a classifier."""
+    try:
+        stored = timm.models.load_state_dict(weights, use_ema=False)
+    except Exception as error:  # whatever the file made its reader raise
+        raise ModelError(f"{name}: {weights} is no file of weights ({_first_line(error)})") from error
+    own = net.state_dict()
+    missing = [key for key in own if key not in stored or stored[key].shape != own[key].shape]
+    heads = ("fc.", "head.", "classifier.", "head_dist.", "conv_head.", "bn2.", "fc_norm.")
+    strangers = [key for key in stored if key not in own and not key.startswith(heads)]
+    if missing or strangers:
+        what = f"lacks {len(missing)} of {len(own)}, as {missing[0]}" if missing else f"also holds {strangers[0]}"
+        raise ModelError(f"{name}: {weights} does not hold its weights: it {what}")
+    net.load_state_dict({key: stored[key] for key in own})
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def fold_batch_norms(net: nn.Module, example: Tensor | None = None) -> None:
     """Fold each batch normalisation into the convolution whose output it takes, in place; for inference only.
 
-    Which follows which is seen in a pass over `example`, so that any network will do.
+    Which follows which is seen in a pass over `example`, so that any network will do
+    in which a normalised output is used nowhere else.
     """
-    produced: dict[int, nn.Conv2d] = {}
+    produced: dict[int, tuple[nn.Conv2d, int]] = {}
     pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
     outputs: list[Tensor] = []  # kept, so that no other tensor takes their identity
 
     def after_convolution(module: nn.Module, inputs: object, output: Tensor) -> None:
         assert isinstance(module, nn.Conv2d)
-        produced[id(output)] = module
+        produced[id(output)] = module, output._version
         outputs.append(output)
 
     def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        convolution = produced.get(id(inputs[0]))
-        if convolution is not None:
+        convolution, version = produced.get(id(inputs[0]), (None, 0))
+        if convolution is not None and inputs[0]._version == version:  # nothing changed it in place in between
             assert isinstance(module, nn.BatchNorm2d)
             pairs.append((convolution, module))
 

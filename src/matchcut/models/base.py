@@ -42,9 +42,9 @@ class GuidedModel(Protocol):
     (B, 1 + objects, h, w), background first, summing to 1 over objects; h and w are the model's choice, and the
     tracker enlarges them to the frame.
 
-    A model may also state `size`, the short side in pixels of the frames it wants; `multiple`, what both sides are multiples
-    of; `enlarge`, "linear" or "cubic"; and
-    `stretch`, whether each enlarged soft mask is stretched to [0, 1] before the largest is taken.
+    A model may also state `size`, the short side in pixels of the frames it wants; `multiple`, what both sides are a
+    multiple of; `enlarge`, "linear" or "cubic"; and `stretch`, whether each enlarged soft mask is stretched to [0, 1]
+    before the largest is taken.
     """
 
     policy: MemoryPolicy

@@ -110,7 +110,7 @@ class LabelPropagation(nn.Module):
             elif one.shape[2:] != size:
                 one = F.interpolate(one, size=size, mode="bilinear", align_corners=False)
             keys.append(F.normalize(one, dim=1) * weight)
-        joined = keys[0] if len(keys) == 1 else F.normalize(torch.cat(keys, 1), dim=1)
+        joined = F.normalize(torch.cat(keys, 1), dim=1)
         return joined.contiguous(memory_format=torch.channels_last)
 
     def remember(self, features: Tensor, soft_masks: Tensor, *, annotated: bool = False) -> Reference:

@@ -65,6 +65,8 @@ class Timeline:
         self._annotations[frame], self._shows[frame] = encode_png(labels), object_ids(labels)
         self._versions[frame] = self._versions.get(frame, 0) + 1
         self.confidence[frame] = dict.fromkeys(self.objects(frame), 1.0)
+        if frame not in self.entering():
+            self._made_from.pop(frame, None)
 
     def drop(self, frame: int) -> None:
         """Take an annotation back; frames that came from it are stale.
@@ -173,6 +175,8 @@ class Timeline:
             for frame, labels in enumerate(self):
                 if labels is not None:
                     write_mask(folder / "masks" / f"{self.video.frame_name(frame)}.png", labels)
+        else:
+            self.write_annotations()
         weakest = self.weakest()
         record = {
             "input": self.video.source,
@@ -207,6 +211,7 @@ class Timeline:
             path = self._path(frame)
             if path is not None and frame not in self.entering():
                 write_mask(path, self.annotation(frame))
+                self._made_from.pop(frame, None)
 
     def _put(self, frame: int, labels: LabelMap) -> None:
         path = self._path(frame)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,10 +23,11 @@ from matchcut.masks import LabelMap, check_mask, object_ids, one_hot
 from matchcut.models.base import GuidedModel, MemoryPolicy, Reference
 from matchcut.tracking.memory import Chain, Use, reference_frames
 from matchcut.tracking.pipeline import prefetch
+from matchcut.tracking.placement import pick_device, pick_precision
+from matchcut.tracking.soft_masks import Enlarge, confidence_of, to_labels
 from matchcut.tracking.timeline import Timeline
 
 Frame = NDArray[np.uint8]
-Enlarge = Literal["linear", "cubic"]
 Progress = Callable[[int, int], None]
 """Called with frames done and frames to do."""
 
@@ -52,8 +53,9 @@ class Tracker:
     Args:
         model: offers `encode`, `remember`, `segment` (see `matchcut.models.base.GuidedModel`).
         policy: which frames are remembered; the model's own where None.
-        size: short side, in pixels, of the frames the model sees; they are never enlarged. None takes the model's own
-            (`model.size`), or the frames as they are. Masks always have the frame's full size.
+        size: short side, in pixels, of the frames the model sees: larger ones are shrunk to it, smaller ones
+            enlarged. None takes the model's own (`model.size`), or the frames as they are. Masks have the frames' size
+            in any case.
         device: "cpu", "cuda", "mps", or "auto" for the best there is.
         precision: of the model's features: "float32", "bfloat16", or "auto", which takes bfloat16 where the
             processor is built for it. Matching is in float32 throughout.
@@ -71,8 +73,8 @@ class Tracker:
         device: str = "auto",
         precision: str = "auto",
     ) -> None:
-        if size is not None and size < 32:
-            raise ModelError(f"size: expected at least 32 pixels, got {size}")
+        if size is not None and size < 8:
+            raise ModelError(f"size: expected at least 8 pixels, got {size}")
         self.device = pick_device(device)
         self.dtype = pick_precision(precision, self.device)
         self.model = model
@@ -136,7 +138,7 @@ class Tracker:
         video = timeline.video
         backbone = getattr(self.model, "backbone", None)
         seen = (
-            *(video.source, timeline.length, tuple(timeline.size)),
+            *(video.source, video.stamp(), timeline.length, tuple(timeline.size)),
             *(video.frame_name(0), video.frame_name(len(video) - 1)),
             *(
                 type(self.model).__qualname__,
@@ -263,13 +265,14 @@ class Tracker:
     def _resize(self, frame: Frame) -> tuple[Frame, tuple[int, int]]:
         """The frame at the working size, and its own size."""
         height, width = frame.shape[:2]
-        scale = min(1.0, self.size / min(height, width)) if self.size else 1.0
+        scale = self.size / min(height, width) if self.size else 1.0
         # Whole cells: a cell that reaches over the edge would shift all labels a little.
         small = tuple(
             max(self.multiple, int(round(side * scale, 3)) // self.multiple * self.multiple) for side in (width, height)
         )
         if small != (width, height):
-            frame = np.asarray(cv2.resize(frame, small, interpolation=cv2.INTER_AREA), np.uint8)
+            how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+            frame = np.asarray(cv2.resize(frame, small, interpolation=how), np.uint8)
         return frame, (height, width)
 
     def _features(self, image: Frame) -> Any:
@@ -286,89 +289,10 @@ class Tracker:
         return now
 
 
-def to_labels(
-    soft: NDArray[np.float32],
-    ids: list[int],
-    size: tuple[int, int],
-    enlarge: Enlarge = "cubic",
-    stretch: bool = False,
-) -> LabelMap:
-    """The label map (H, W) of soft masks (1 + N, h, w): each enlarged, the largest wins. Memory grows with H x W only.
-
-    Cubic enlargement keeps corners and thin parts that a linear one rounds off. `stretch` brings each enlarged mask to
-    [0, 1] first (DINO).
-    """
-    how = cv2.INTER_CUBIC if enlarge == "cubic" else cv2.INTER_LINEAR
-
-    def enlarged(mask: NDArray[np.float32]) -> NDArray[Any]:
-        result = cv2.resize(mask, size[::-1], interpolation=how)
-        if stretch and result.max() > 0:
-            result = (result - result.min()) / (result.max() - result.min() + 1e-12)
-        return result
-
-    best = np.maximum(enlarged(soft[0]), 0)  # cubic enlargement undershoots: nothing must win against less than nothing
-    labels = np.zeros(size, np.uint8)
-    for one, mask in zip(ids, soft[1:], strict=True):
-        if mask.any():
-            candidate = enlarged(mask)
-            labels[candidate > best] = one
-            np.maximum(best, candidate, out=best)
-    return labels
-
-
-def confidence_of(soft: NDArray[np.float32], ids: list[int]) -> dict[int, float]:
-    """How sure each object's mask is, 0 to 1: its mean probability where it is, weighted by that probability.
-
-    An object that is nowhere counts by how surely it is absent.
-    """
-    result = {}
-    for one, mask in zip(ids, soft[1:], strict=True):
-        mass = float(mask.sum())
-        sure = float((mask * mask).sum()) / mass if mass > 0.5 else 1.0 - float(mask.max(initial=0.0))
-        result[one] = round(min(max(sure, 0.0), 1.0), 4)
-    return result
-
-
 def check_mask_size(labels: LabelMap, frame: Frame, index: int) -> None:
     """Raise MaskError where an annotation has not its frame's size."""
     if labels.shape != frame.shape[:2]:
         check_mask(labels, frame.shape[:2], f"the mask for frame {index}")
-
-
-def pick_device(device: str) -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one.
-
-    Raises:
-        ModelError: no such device here.
-    """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        torch.empty(0, device=device)
-        return torch.device(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-
-
-def pick_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; "auto" is bfloat16 on processors built for it.
-
-    Raises:
-        ModelError: an unknown precision.
-    """
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if precision in known:
-        return known[precision]
-    if precision != "auto":
-        raise ModelError(f"unknown precision {precision!r}; there are auto, {', '.join(known)}")
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    if device.type == "cpu":
-        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-        return torch.bfloat16 if supported and supported() else torch.float32
-    return torch.float32
 
 
 @dataclass(frozen=True)

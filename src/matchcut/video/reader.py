@@ -1,5 +1,6 @@
 """Video: the frames of a file, folder, glob or stream under one interface."""
 
+import glob
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -160,6 +161,15 @@ class Video:
         if self._frames is None:
             return f"{self._first_number + index * self._stride:05d}"
         return self._frames.name(self._selection[index])
+
+    def stamp(self) -> tuple[tuple[int, int], ...]:
+        """Size and time of change of the files the frames lie in: it differs where the input was replaced."""
+        files = [Path(self.source)] if Path(self.source).is_file() else []
+        if Path(self.source).is_dir():
+            files = sorted(Path(self.source).iterdir())
+        elif not files and self.seekable:
+            files = [Path(one) for one in sorted(glob.glob(self.source))]  # noqa: PTH207  a pattern may be absolute
+        return tuple((state.st_size, state.st_mtime_ns) for state in (one.stat() for one in files))
 
     def names(self) -> list[str]:
         """The names of all frames.

@@ -43,18 +43,24 @@ def load_model(
         ModelError: unknown names, or weights that cannot be had or do not fit.
     """
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.3)
-        raise ModelError(f"unknown model {name!r}; " + (f"did you mean {', '.join(near)}?" if near else _known(MODELS)))
+        raise ModelError(_unknown("model", name, MODELS))
     if preset is not None and preset not in PRESETS:
-        near = difflib.get_close_matches(preset, PRESETS, n=3, cutoff=0.3)
-        raise ModelError(f"unknown preset {preset!r}; did you mean {', '.join(near)}?" if near else _known(PRESETS))
+        raise ModelError(_unknown("preset", preset, PRESETS))
     spec = MODELS[name]
-    if backbone is None or (backbone == WEIGHTS[spec.weights].backbone and weights is None):
-        net = packaged_backbone(WEIGHTS[spec.weights], stages or spec.stages, stride or spec.stride)
+    packaged = WEIGHTS[spec.weights]
+    mix: tuple[float, ...] | None = None
+    grid: int | None = None
+    if backbone in (None, packaged.backbone):
+        chosen, wide = stages or spec.stages, stride or spec.stride
+        if weights is None:
+            net = packaged_backbone(packaged, chosen, wide)
+        else:
+            net = Backbone(packaged.backbone, chosen, wide, weights=weights)
         mix = spec.mix if stages is None else None
         grid = spec.grid if stride is None else None
     else:
-        net, mix, grid = Backbone(backbone, stages or _usual_stages(backbone), stride or 8, True, weights), None, None
+        assert backbone is not None
+        net = Backbone(backbone, stages or _usual_stages(backbone), stride or 8, pretrained=True, weights=weights)
     if not net.is_vit:
         fold_batch_norms(net.net)
     return LabelPropagation(net, spec.settings if preset is None else preset, grid=grid, mix=mix)
@@ -104,5 +110,7 @@ def _usual_stages(backbone: str) -> tuple[int, ...]:
     return (3,) if "resnet" in backbone or "efficientnet" in backbone else (-1,)
 
 
-def _known(names: Iterable[str]) -> str:
-    return f"there are {', '.join(names)}"
+def _unknown(what: str, name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
+    hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"
+    return f"unknown {what} {name!r}; {hint}"
