@@ -59,7 +59,7 @@ def peaks(folder: Path, options: argparse.Namespace) -> None:
     for frames in options.frames:
         video, mask = made(folder / f"{frames}.mp4", options.size, frames)
         out = folder / f"out-{frames}"
-        peak, seconds = run(COMMAND, "track", str(video), "--mask", str(mask), "-o", str(out))
+        peak, seconds = run(COMMAND, "track", str(video), "--mask", str(mask), "-o", str(out), "--size", "96")
         count = len(list((out / "masks").glob("*.png")))
         if count != frames:
             raise SystemExit(f"{count} masks of {frames} frames")
