@@ -35,7 +35,7 @@ class Propagation:
     window: Literal["disc", "square"] = "disc"
     near: int | None = None
     """Cells further than this, on either axis, from where an object was in the context are background without a look;
-    None looks everywhere. An object that was nowhere is looked for everywhere."""
+    None looks everywhere. An object that was nowhere, or shrank much, is looked for everywhere."""
     shrink: Literal["area", "bilinear", "nearest"] = "area"
     """How a mask is brought to the feature grid."""
     enlarge: Literal["linear", "cubic"] = "linear"
@@ -44,8 +44,9 @@ class Propagation:
     """Stretch each enlarged soft mask to [0, 1]."""
 
 
-PRESENT, FAINT = 0.5, 0.1
-"""An object is in the context if its soft mask reaches the first; cells are its own above the second."""
+PRESENT, FAINT, SHRUNK = 0.5, 0.1, 0.3
+"""An object is in the context if its soft mask reaches the first; cells are its own above the second. One that shrank to
+less than the third of its annotated area may have left, and what is there be something else."""
 
 PRESETS: dict[str, Propagation] = {
     # Jabri et al., "Space-Time Correspondence as a Contrastive Random Walk", NeurIPS 2020, and its test script.
@@ -148,6 +149,10 @@ class LabelPropagation(nn.Module):
             return None
         latest = torch.stack(context).amax(0)  # (B, objects, h, w)
         if latest.flatten(2).amax(2).min() < PRESENT:
+            return None
+        areas = [one.values[:, 1:].sum((2, 3)) for one in references if one.annotated]
+        annotated = torch.stack(areas).amax(0) if areas else context[-1].new_zeros(())
+        if (context[-1].sum((2, 3)) < SHRUNK * annotated).any():
             return None
         reach = self.settings.near
         seen = (latest.amax(1, keepdim=True) > FAINT).float()
