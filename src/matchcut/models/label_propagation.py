@@ -45,8 +45,8 @@ class Propagation:
 
 
 PRESENT, FAINT, SHRUNK = 0.5, 0.1, 0.3
-"""An object is in the context if its soft mask reaches the first; cells are its own above the second. One that shrank to
-less than the third of its annotated area may have left, and what is there be something else."""
+"""An object is in the context if its soft mask reaches the first; cells are its own above the second. One that shrank
+to less than the third of its annotated area may have left, and what is there be something else."""
 
 PRESETS: dict[str, Propagation] = {
     # Jabri et al., "Space-Time Correspondence as a Contrastive Random Walk", NeurIPS 2020, and its test script.
