@@ -166,6 +166,16 @@ def test_dropping_a_correction_gives_what_was_there_before(clip):
     assert timeline.confidence == tracked(video, {0: truth[0]}).confidence
 
 
+@pytest.mark.xfail(strict=True, reason="LIMIT: fill runs a whole chain again where only its end is stale")
+def test_dropping_a_correction_runs_only_stale_frames_again(clip):
+    video, truth = clip
+    timeline = tracked(video, {0: truth[0], 14: truth[14]})
+    timeline.drop(14)
+    stale, model = len(timeline.stale()), ColourModel()
+    Tracker(model, device="cpu").fill(timeline)
+    assert model.segmented == stale
+
+
 # --- objects that enter, leave and come back
 
 

@@ -77,7 +77,7 @@ def packaged_backbone(spec: Weights, stages: tuple[int, ...], stride: int) -> Ba
     stored = torch.load(path, map_location="cpu", weights_only=True)
     own = backbone.net.state_dict()
     # The file has the names of another implementation but the same layers in the same order; the classifier comes last.
-    pairs = list(zip(own, stored.values(), strict=False))
+    pairs = list(zip(own, list(stored.values())[: len(own)], strict=len(stored) >= len(own)))
     if len(stored) < len(own) or any(own[key].shape != value.shape for key, value in pairs):
         raise ModelError(f"{path}: it does not hold the weights of {spec.backbone}")
     backbone.net.load_state_dict(dict(pairs), strict=True)
