@@ -12,6 +12,7 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "matchcut needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -c 'import torch; from matchcut.matching import affinity; x = torch.ones(1, 32, 4, 4); affinity(x, x)' # compiles
 	@touch $@
 
 demo: $(READY)

@@ -13,7 +13,7 @@ import matchcut
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "matchcut"
-HEAVY = ("torch", "torchvision", "timm", "av", "cv2", "PIL", "scipy", "safetensors", "typer", "rich")
+HEAVY = ("torch", "torchvision", "timm", "numba", "av", "cv2", "PIL", "scipy", "safetensors", "typer", "rich")
 LONGEST = 400
 
 

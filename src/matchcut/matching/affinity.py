@@ -18,7 +18,7 @@ from torch import Tensor
 
 from matchcut.errors import ShapeError
 from matchcut.matching.pairs import pair_scores
-from matchcut.matching.search import Plan, Radius, Window, search
+from matchcut.matching.search import Radius, Window, plan, search
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def affinity(
             axes (DINO).
         where: (B, H, W) bool, the query cells that are to be matched; all where None. The others carry nothing: their
             weights are 0.
-        shortlist: compare in bfloat16 first, then exactly (see the module); None where it is faster. The answer is
-            the same.
+        shortlist: on the CPU in float32, compare in bfloat16 first, then exactly (see `matchcut.matching.search`); None
+            where it is faster. The answer is the same.
 
     Returns:
         The match; `apply` carries values (B, C, T, h, w) to (B, C, H, W).
@@ -115,7 +115,7 @@ def affinity(
     """
     references = _as_list(query, reference)
     radii = _radii(radius, len(references))
-    batch, channels, height, width = query.shape
+    batch, _, height, width = query.shape
     t, (h, w) = len(references), references[0].shape[2:]
     if top_k < 1:
         raise ValueError(f"top_k: expected at least 1, got {top_k}")
@@ -138,24 +138,43 @@ def affinity(
         return Affinity(empty.long(), empty, (height, width), (t, h, w))
     if h * w == 0:
         raise ShapeError("reference: it has no cells")
-    if shortlist is None:
-        shortlist = query.dtype == torch.float32 and query.device.type == "cpu" and channels >= 32 and _has_amx()
-
     indices, weights = [], []
     for item in range(batch):
         rows = query[item].permute(1, 2, 0).contiguous()  # (H, W, C)
-        keys = torch.stack([r[item].permute(1, 2, 0) for r in references])  # (T, h, w, C)
+        keys = [one[item].permute(1, 2, 0).contiguous() for one in references]  # T of (h, w, C)
+        needed = None if where is None else where[item]
         with torch.no_grad():
-            plan = Plan((height, width), (h, w), radii, window)
-            needed = None if where is None else where[item]
-            chosen, scores = search(rows.detach(), keys.detach(), plan, top_k, shortlist, needed)
-        if torch.is_grad_enabled() and (keys.requires_grad or rows.requires_grad):
-            again = pair_scores(rows.flatten(0, 1), keys.flatten(0, 2), chosen)
+            chosen, scores = _search([one.detach() for one in (rows, *keys)], radii, window, top_k, needed, shortlist)
+        if torch.is_grad_enabled() and (rows.requires_grad or any(one.requires_grad for one in keys)):
+            again = pair_scores(rows.flatten(0, 1), torch.stack(keys).flatten(0, 2), chosen)
             scores = again.masked_fill(scores == -torch.inf, -torch.inf)
         indices.append(chosen)
         weight = (scores / temperature).softmax(dim=1)
         weights.append(weight if where is None else weight * where[item].reshape(-1, 1))
     return Affinity(torch.stack(indices), torch.stack(weights), (height, width), (t, h, w))
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _search(
+    features: list[Tensor],
+    radii: list[Radius],
+    window: Window,
+    top_k: int,
+    where: Tensor | None,
+    shortlist: bool | None,
+) -> tuple[Tensor, Tensor]:
+    """Positions and scores (Q, K) of the best, by the fastest way there is for these features, the query first."""
+    query, *keys = features
+    sizes = (query.shape[0], query.shape[1]), (keys[0].shape[0], keys[0].shape[1])
+    if query.device.type != "cpu" or query.dtype != torch.float32:
+        return search(query, keys, plan(*sizes, tuple(radii), window), top_k, where)
+    from matchcut.matching.compiled import LANES, as_many_threads_as_torch  # late: Numba takes a moment to load
+    from matchcut.matching.compiled_search import compiled_search
+
+    if shortlist is None:
+        shortlist = query.shape[2] >= 32 and _has_amx()
+    with as_many_threads_as_torch():
+        return compiled_search(query, keys, plan(*sizes, tuple(radii), window, LANES), top_k, where, shortlist)
 
 
 def _as_list(query: Tensor, reference: Tensor | Sequence[Tensor]) -> list[Tensor]:

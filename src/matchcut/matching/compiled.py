@@ -1,0 +1,303 @@
+"""The loops over scores that plain torch makes slow, compiled by Numba for the CPU.
+
+Scores lie as (keys, queries): neighbouring queries are neighbours in memory, so a loop over them is a vector operation.
+A query is called a lane here. The kernels release the GIL, and run on as many threads as torch does.
+"""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import torch
+from numba import prange, types
+from numba.extending import intrinsic, overload
+
+LANES = 8
+"""Queries a thread works on together, and the multiple to which a block of them is filled up."""
+GROUP = 8
+"""Scores, about, that share one maximum."""
+FAN = 12
+"""Groups that share one maximum."""
+CANDIDATES = 128
+"""Rough scores a query collects before they are compared exactly."""
+
+_LOCK = threading.Lock()
+
+
+@contextlib.contextmanager
+def as_many_threads_as_torch() -> Iterator[None]:
+    """For calling kernels; one caller at a time, since not every threading layer of Numba can take two."""
+    with _LOCK:
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        yield
+
+
+class RunRow(NamedTuple):
+    """Columns of the table of runs that `select` takes: cells of a rectangle, in each of several references.
+
+    A cell is (major, minor), numbered major * minors + minor: y and x in references taken whole, else x and y.
+    """
+
+    references: int
+    cells: int
+    minors: int
+    reference: int
+    """Number of the first reference."""
+    row: int
+    row_reference: int
+    row_major: int
+    """Where a cell stands in the scores: row + reference * row_reference + major * row_major + minor."""
+    place: int
+    place_major: int
+    place_minor: int
+    """Where it lies in its reference: place + major * place_major + minor * place_minor."""
+    outside: int
+    """Row of the windows' mask that belongs to the first cell; -1 where there is no window."""
+
+
+class GroupRow(NamedTuple):
+    """Columns of the table of groups: some cells of a run, in each of its references."""
+
+    run: int
+    cell: int
+    """Number of the first cell in the rectangle."""
+    cells: int
+
+
+FASTMATH = {"contract", "reassoc", "nsz"}  # sums may be reordered, so that they are vector operations
+
+
+def _kernel(function: Any) -> Any:
+    # Only what is marked runs in parallel: small arrays of one thread must not be shared out again.
+    parallel = {"prange": True, **dict.fromkeys(("comprehension", "fusion", "numpy", "reduction", "setitem"), False)}
+    compiled = functools.partial(numba.njit, parallel=parallel, nogil=True, fastmath=FASTMATH, error_model="numpy")
+    try:
+        return compiled(cache=True)(function)
+    except RuntimeError:  # nowhere to keep what was compiled
+        return compiled()(function)
+
+
+@intrinsic
+def _pointer(typingctx: Any, address: Any) -> Any:
+    """An address as a pointer, for `numba.carray`."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(address), build
+
+
+def _as_float(stored):  # type: ignore[no-untyped-def] # Numba wants the same signature as that of the lambdas
+    """A stored score as float32: itself, or bfloat16 given as its bits."""
+
+
+@overload(_as_float, inline="always")
+def _as_float_overload(stored):  # type: ignore[no-untyped-def]
+    if stored == types.uint16:
+        return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
+    return lambda stored: stored
+
+
+@numba.njit(inline="always")
+def _as_bfloat16(value: Any) -> Any:
+    """The bits of a float32 rounded to bfloat16, to the nearest and to even."""
+    bits = np.float32(value).view(np.uint32)
+    odd = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
+    return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + np.uint32(odd)) >> np.uint32(16))
+
+
+@numba.njit
+def _insert(values: Any, names: Any, value: Any, name: Any) -> None:
+    """Put a value above the last one into a descending list of fixed length, and its name into the list beside it."""
+    place = len(values) - 1
+    while place > 0 and values[place - 1] < value:
+        values[place] = values[place - 1]
+        names[place] = names[place - 1]
+        place -= 1
+    values[place] = value
+    names[place] = name
+
+
+@numba.njit(fastmath=FASTMATH)
+def _compare(kept: Any, query: Any, addresses: Any, cells: Any, values: Any, names: Any) -> Any:
+    """Compare the candidates that still reach the threshold exactly, into (values, names); the last of the values."""
+    candidates, rough, count, threshold = kept
+    channels = len(query)
+    for i in range(count):
+        if rough[i] < threshold:
+            continue
+        reference, cell = divmod(candidates[i], cells)
+        key = numba.carray(_pointer(addresses[reference] + cell * channels * 4), channels, np.float32)
+        exact = np.float32(0)
+        for channel in range(channels):
+            exact += query[channel] * key[channel]
+        if exact > values[-1]:
+            _insert(values, names, exact, candidates[i])
+    return values[-1]
+
+
+@_kernel
+def round_rows(centre: Any, other: Any, source: Any, target: Any, bias: Any, norms: Any) -> None:
+    """Rows less their centre in bfloat16.
+
+    Args:
+        centre: (C,) is subtracted.
+        other: (C,) the other side's centre: `bias` (N,) becomes the product with it.
+        source: (N, C) float32.
+        target: (N, C) uint16, filled with the bits.
+        norms: (3, N), filled with squared norms: of the rows as given, less their centre, and of the rounding's loss.
+    """
+    for row in prange(len(source)):
+        product = whole = centred = lost = np.float32(0)
+        for channel in range(source.shape[1]):
+            value = source[row, channel]
+            less = value - centre[channel]
+            bits = _as_bfloat16(less)
+            target[row, channel] = bits
+            loss = less - _as_float(bits)
+            product += value * other[channel]
+            whole += value * value
+            centred += less * less
+            lost += loss * loss
+        bias[row] = product
+        norms[0, row], norms[1, row], norms[2, row] = whole, centred, lost
+
+
+@_kernel
+def select(
+    scores: Any,
+    bias: Any,
+    runs: Any,
+    groups: Any,
+    outside: Any,
+    query: Any,
+    lanes: Any,
+    addresses: Any,
+    constant: Any,
+    allowance: Any,
+    maxima: Any,
+    best: Any,
+    found: Any,
+) -> None:
+    """The exactly best keys of the queries of a block: fills rows of best (Q, k), descending, and found (Q, k).
+
+    An exact score lies within `allowance` of its rough one plus `constant`. So what a lane collects holds all that can
+    belong to its k best: rough scores down to twice the allowance below the k-th. These are compared exactly.
+
+    Args:
+        scores: (m, n) float32, or bfloat16 as uint16; n is the number of lanes filled up to a multiple of LANES.
+        bias: (T, h * w) float32, added to the scores of each key.
+        runs: (R, fields of `RunRow`) int64.
+        groups: (G, fields of `GroupRow`) int64.
+        outside: (cells, n) 0 inside the windows, -inf outside.
+        query: (Q, C) float32.
+        lanes: (lanes,) int64, the query of each lane.
+        addresses: (T,) int64, of the references' features (h * w, C), float32 and contiguous.
+        constant, allowance: (Q,) float32.
+        maxima: (G + ceil(G / FAN), n) float32, to work in: the largest score of each group, then of each FAN of them.
+    """
+    width = scores.shape[1]
+    group_count = len(groups)
+    for fan in prange(len(maxima) - group_count):
+        fan_best = maxima[group_count + fan]
+        cell_best = np.empty(width, np.float32)
+        fan_best[:] = -np.inf
+        for g in range(FAN * fan, min(FAN * (fan + 1), group_count)):
+            run, first_cell, cells = groups[g]
+            row, place, mask = runs[run, 4], runs[run, 7], runs[run, 10]
+            group_best = maxima[g]
+            group_best[:] = -np.inf
+            best_here = group_best if mask < 0 else cell_best
+            for cell in range(first_cell, first_cell + cells):
+                major, minor = divmod(cell, runs[run, 2])
+                at = row + major * runs[run, 6] + minor
+                where = place + major * runs[run, 8] + minor * runs[run, 9]
+                if mask >= 0:
+                    cell_best[:] = -np.inf
+                for reference in range(runs[run, 0]):
+                    extra = bias[runs[run, 3] + reference, where]
+                    for i in range(width):
+                        best_here[i] = max(best_here[i], _as_float(scores[at, i]) + extra)
+                    at += runs[run, 5]
+                if mask >= 0:
+                    for i in range(width):
+                        group_best[i] = max(group_best[i], cell_best[i] + outside[mask + cell, i])
+            for i in range(width):
+                fan_best[i] = max(fan_best[i], group_best[i])
+
+    top_k = best.shape[1]
+    reference_cells = bias.shape[1]
+    for chunk in prange(-(-len(lanes) // LANES)):
+        first = chunk * LANES
+        # The k largest maxima of each lane, by passing each maximum down a ladder: the k-th bounds the k-th score.
+        ladder = np.full((top_k, LANES), np.float32(-np.inf))
+        falling = np.empty(LANES, np.float32)
+        fans = np.empty((LANES, len(maxima) - group_count), np.float32)
+        for fan in range(fans.shape[1]):
+            above = False
+            for i in range(LANES):
+                falling[i] = maxima[group_count + fan, first + i]
+                fans[i, fan] = falling[i]
+                above |= falling[i] > ladder[top_k - 1, i]
+            if not above:
+                continue
+            for rung in range(top_k):
+                for i in range(LANES):
+                    upper, lower = max(ladder[rung, i], falling[i]), min(ladder[rung, i], falling[i])
+                    ladder[rung, i], falling[i] = upper, lower
+        rough = np.empty(top_k, np.float32)
+        unnamed = np.empty(top_k, np.int64)
+        candidates = np.empty(CANDIDATES, np.int64)
+        candidate_scores = np.empty(CANDIDATES, np.float32)
+        for lane in range(first, min(first + LANES, len(lanes))):
+            q = lanes[lane]
+            best[q] = -np.inf
+            found[q] = 0
+            rough[:] = -np.inf
+            slack = 2 * allowance[q]
+            threshold = ladder[top_k - 1, lane - first] - slack
+            count = 0
+            for fan in range(fans.shape[1]):
+                if fans[lane - first, fan] < threshold:
+                    continue
+                for g in range(FAN * fan, min(FAN * (fan + 1), group_count)):
+                    if maxima[g, lane] < threshold:
+                        continue
+                    run, first_cell, cells = groups[g]
+                    row, place, mask = runs[run, 4], runs[run, 7], runs[run, 10]
+                    for cell in range(first_cell, first_cell + cells):
+                        major, minor = divmod(cell, runs[run, 2])
+                        at = row + major * runs[run, 6] + minor
+                        where = place + major * runs[run, 8] + minor * runs[run, 9]
+                        for reference in range(runs[run, 3], runs[run, 3] + runs[run, 0]):
+                            score = _as_float(scores[at, lane]) + bias[reference, where]
+                            at += runs[run, 5]
+                            if score < threshold or (mask >= 0 and outside[mask + cell, lane] < 0):
+                                continue
+                            if count == CANDIDATES:
+                                kept = (candidates, candidate_scores, count, threshold)
+                                least = _compare(kept, query[q], addresses, reference_cells, best[q], found[q])
+                                threshold = max(threshold, least - constant[q] - allowance[q])
+                                count = 0
+                            candidates[count] = reference * reference_cells + where
+                            candidate_scores[count] = score
+                            count += 1
+                            if score > rough[top_k - 1]:
+                                _insert(rough, unnamed, score, 0)
+                                threshold = max(threshold, rough[top_k - 1] - slack)
+            kept = (candidates, candidate_scores, count, threshold)
+            _compare(kept, query[q], addresses, reference_cells, best[q], found[q])
+
+
+Array = npt.NDArray[Any]
+
+
+def bits(tensor: torch.Tensor) -> Array:
+    """A tensor on the CPU as an array that shares its memory; bfloat16 as its bits, uint16."""
+    array: Array = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array
