@@ -133,8 +133,8 @@ def affinity(
             raise ValueError(f"radius: expected above 0 (or None), got {r}")
     if where is not None and (where.shape != (batch, height, width) or where.dtype != torch.bool):
         raise ShapeError(f"where: expected bool {(batch, height, width)}, got {where.dtype} {tuple(where.shape)}")
-    if batch == 0:
-        empty = query.new_empty(0, height * width, min(top_k, t * h * w))
+    if batch == 0 or height * width == 0:
+        empty = query.new_empty(batch, height * width, min(top_k, t * h * w))
         return Affinity(empty.long(), empty, (height, width), (t, h, w))
     if h * w == 0:
         raise ShapeError("reference: it has no cells")

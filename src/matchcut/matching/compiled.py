@@ -23,7 +23,7 @@ GROUP = 8
 """Scores, about, that share one maximum."""
 FAN = 12
 """Groups that share one maximum."""
-CANDIDATES = 128
+CANDIDATES = 256
 """Rough scores a query collects before they are compared exactly."""
 
 _LOCK = threading.Lock()
@@ -124,21 +124,31 @@ def _insert(values: Any, names: Any, value: Any, name: Any) -> None:
 
 
 @numba.njit(fastmath=FASTMATH)
-def _compare(kept: Any, query: Any, addresses: Any, cells: Any, values: Any, names: Any) -> Any:
-    """Compare the candidates that still reach the threshold exactly, into (values, names); the last of the values."""
-    candidates, rough, count, threshold = kept
+def _compare(
+    names: Any, scores: Any, errors: Any, certain: Any, query: Any, addresses: Any, cells: Any, best: Any, found: Any
+) -> None:
+    """Compare candidates exactly, into a list of the best: first those reached for certain, then what could beat them.
+
+    Args:
+        names: (n,) the candidates, reference * cells + cell.
+        scores, errors: (n,) what their scores are, and by how much these may be wrong.
+        certain: the least score to begin with.
+        query: (C,).
+        best: (k,) the list, descending.
+        found: (k,) their names.
+    """
     channels = len(query)
-    for i in range(count):
-        if rough[i] < threshold:
-            continue
-        reference, cell = divmod(candidates[i], cells)
-        key = numba.carray(_pointer(addresses[reference] + cell * channels * 4), channels, np.float32)
-        exact = np.float32(0)
-        for channel in range(channels):
-            exact += query[channel] * key[channel]
-        if exact > values[-1]:
-            _insert(values, names, exact, candidates[i])
-    return values[-1]
+    for turn in range(2):
+        for i in range(len(names)):
+            if (turn == 0) != (scores[i] - errors[i] >= certain) or scores[i] + errors[i] < best[-1]:
+                continue
+            reference, cell = divmod(names[i], cells)
+            key = numba.carray(_pointer(addresses[reference] + cell * channels * 4), channels, np.float32)
+            exact = np.float32(0)
+            for channel in range(channels):
+                exact += query[channel] * key[channel]
+            if exact > best[-1]:
+                _insert(best, found, exact, names[i])
 
 
 @_kernel
@@ -179,15 +189,18 @@ def select(
     lanes: Any,
     addresses: Any,
     constant: Any,
-    allowance: Any,
+    error: Any,
+    error_key: Any,
+    error_product: Any,
     maxima: Any,
     best: Any,
     found: Any,
 ) -> None:
     """The exactly best keys of the queries of a block: fills rows of best (Q, k), descending, and found (Q, k).
 
-    An exact score lies within `allowance` of its rough one plus `constant`. So what a lane collects holds all that can
-    belong to its k best: rough scores down to twice the allowance below the k-th. These are compared exactly.
+    An exact score is the rough one plus `constant`, but for an error of at most error[0, query] + error[1, query] *
+    error_key[key] + error_product * |score without bias|. What a lane collects holds all that can belong to its k
+    best: what may reach the k-th largest of the scores that are reached for certain. These are compared exactly.
 
     Args:
         scores: (m, n) float32, or bfloat16 as uint16; n is the number of lanes filled up to a multiple of LANES.
@@ -198,7 +211,9 @@ def select(
         query: (Q, C) float32.
         lanes: (lanes,) int64, the query of each lane.
         addresses: (T,) int64, of the references' features (h * w, C), float32 and contiguous.
-        constant, allowance: (Q,) float32.
+        constant: (Q,) float32.
+        error: (3, Q) float32, the last the most that the error of any key can be.
+        error_key: (T, h * w) float32.
         maxima: (G + ceil(G / FAN), n) float32, to work in: the largest score of each group, then of each FAN of them.
     """
     width = scores.shape[1]
@@ -250,48 +265,55 @@ def select(
                 for i in range(LANES):
                     upper, lower = max(ladder[rung, i], falling[i]), min(ladder[rung, i], falling[i])
                     ladder[rung, i], falling[i] = upper, lower
-        rough = np.empty(top_k, np.float32)
+        certain = np.empty(top_k, np.float32)  # the largest of what scores are at least
         unnamed = np.empty(top_k, np.int64)
-        candidates = np.empty(CANDIDATES, np.int64)
-        candidate_scores = np.empty(CANDIDATES, np.float32)
+        names = np.empty(CANDIDATES, np.int64)
+        rough = np.empty(CANDIDATES, np.float32)
+        errors = np.empty(CANDIDATES, np.float32)
         for lane in range(first, min(first + LANES, len(lanes))):
             q = lanes[lane]
             best[q] = -np.inf
             found[q] = 0
-            rough[:] = -np.inf
-            slack = 2 * allowance[q]
-            threshold = ladder[top_k - 1, lane - first] - slack
+            certain[:] = -np.inf
+            level, fixed, factor, most = constant[q], error[0, q], error[1, q], error[2, q]
+            least = ladder[top_k - 1, lane - first] + level - most  # the k-th best is at least this
             count = 0
-            for fan in range(fans.shape[1]):
-                if fans[lane - first, fan] < threshold:
-                    continue
-                for g in range(FAN * fan, min(FAN * (fan + 1), group_count)):
-                    if maxima[g, lane] < threshold:
+            for turn in range(2):  # where the largest are comes first: what is found there leaves out most of the rest
+                for fan in range(fans.shape[1]):
+                    if (turn == 0) != (fans[lane - first, fan] >= ladder[top_k - 1, lane - first]):
                         continue
-                    run, first_cell, cells = groups[g]
-                    row, place, mask = runs[run, 4], runs[run, 7], runs[run, 10]
-                    for cell in range(first_cell, first_cell + cells):
-                        major, minor = divmod(cell, runs[run, 2])
-                        at = row + major * runs[run, 6] + minor
-                        where = place + major * runs[run, 8] + minor * runs[run, 9]
-                        for reference in range(runs[run, 3], runs[run, 3] + runs[run, 0]):
-                            score = _as_float(scores[at, lane]) + bias[reference, where]
-                            at += runs[run, 5]
-                            if score < threshold or (mask >= 0 and outside[mask + cell, lane] < 0):
-                                continue
-                            if count == CANDIDATES:
-                                kept = (candidates, candidate_scores, count, threshold)
-                                least = _compare(kept, query[q], addresses, reference_cells, best[q], found[q])
-                                threshold = max(threshold, least - constant[q] - allowance[q])
-                                count = 0
-                            candidates[count] = reference * reference_cells + where
-                            candidate_scores[count] = score
-                            count += 1
-                            if score > rough[top_k - 1]:
-                                _insert(rough, unnamed, score, 0)
-                                threshold = max(threshold, rough[top_k - 1] - slack)
-            kept = (candidates, candidate_scores, count, threshold)
-            _compare(kept, query[q], addresses, reference_cells, best[q], found[q])
+                    if fans[lane - first, fan] + level + most < least:
+                        continue
+                    for g in range(FAN * fan, min(FAN * (fan + 1), group_count)):
+                        if maxima[g, lane] + level + most < least:
+                            continue
+                        run, first_cell, cells = groups[g]
+                        row, place, mask = runs[run, 4], runs[run, 7], runs[run, 10]
+                        for cell in range(first_cell, first_cell + cells):
+                            major, minor = divmod(cell, runs[run, 2])
+                            at = row + major * runs[run, 6] + minor
+                            where = place + major * runs[run, 8] + minor * runs[run, 9]
+                            for reference in range(runs[run, 3], runs[run, 3] + runs[run, 0]):
+                                product = _as_float(scores[at, lane])
+                                at += runs[run, 5]
+                                score = product + bias[reference, where] + level
+                                off = fixed + factor * error_key[reference, where] + error_product * abs(product)
+                                if score + off < least or (mask >= 0 and outside[mask + cell, lane] < 0):
+                                    continue
+                                if count == CANDIDATES:
+                                    kept = (names, rough, errors, certain[top_k - 1], query[q], addresses)
+                                    _compare(*kept, reference_cells, best[q], found[q])
+                                    least = max(least, best[q, top_k - 1])
+                                    count = 0
+                                names[count] = reference * reference_cells + where
+                                rough[count] = score
+                                errors[count] = off
+                                count += 1
+                                if score - off > certain[top_k - 1]:
+                                    _insert(certain, unnamed, score - off, 0)
+                                    least = max(least, certain[top_k - 1])
+            kept = (names[:count], rough[:count], errors[:count], certain[top_k - 1], query[q], addresses)
+            _compare(*kept, reference_cells, best[q], found[q])
 
 
 Array = npt.NDArray[Any]

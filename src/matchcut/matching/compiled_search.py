@@ -13,18 +13,19 @@ from matchcut.matching.search import Plan, Run, Scorer
 
 
 class _Rough(NamedTuple):
-    """What rough scores are made of: query . key is query' . key' + bias + constant, but for the allowance."""
+    """What rough scores are made of: query . key = query' . key' + bias + constant, but for an error (see `select`)."""
 
     query: Tensor
     """(H, W, C)."""
-    keys: Tensor
-    """(T, h, w, C)."""
     bias: Tensor
-    """(T, h, w) float32."""
+    """(T, h, w)."""
     constant: Tensor
-    """(H, W) float32."""
-    allowance: Tensor
-    """(H, W) float32: the most by which an exact score and its rough one differ."""
+    """(H, W)."""
+    error: Tensor
+    """(3, H, W)."""
+    error_key: Tensor
+    """(T, h, w)."""
+    error_product: float
 
 
 def compiled_search(
@@ -35,12 +36,14 @@ def compiled_search(
     top_k = min(top_k, len(keys) * h * w)
     chosen = torch.zeros(*plan.query, top_k, dtype=torch.int64)
     best = query.new_zeros(*plan.query, top_k)
-    rough = _in_bfloat16(query, keys) if shortlist else _in_float32(query, keys)
-    scorer = Scorer(rough.keys, plan)
+    scorer = _scorer(plan, query.shape[2], torch.bfloat16 if shortlist else torch.float32)
+    scorer.start()
+    rough = (_in_bfloat16 if shortlist else _in_float32)(query, keys, scorer.keys)
     addresses = np.array([one.data_ptr() for one in keys])
     numbers = torch.arange(query.shape[0] * query.shape[1]).view(plan.query)
-    flat = bits(query.flatten(0, 1)), bits(rough.constant.flatten()), bits(rough.allowance.flatten())
     bias, answer = bits(rough.bias.flatten(1)), (bits(best.flatten(0, 1)), bits(chosen.flatten(0, 1)))
+    errors = (bits(rough.error.flatten(1)), bits(rough.error_key.flatten(1)), np.float32(rough.error_product))
+    rows, constant = bits(query.flatten(0, 1)), bits(rough.constant.flatten())
     for block in plan.blocks(where):
         runs = plan.runs(block)
         windows = [plan.outside(block, run, best).flatten(0, 1) for run in runs if run.radius is not None]
@@ -50,9 +53,15 @@ def compiled_search(
         groups = _groups(tuple((run.references, run.cells) for run in table))
         maxima = np.empty((len(groups) + -(-len(groups) // FAN), scores.shape[1]), np.float32)
         lanes = bits(block.take(numbers))
-        where_from = (bits(scores), bias, np.array(table), groups, bits(outside))
-        compiled.select(*where_from, flat[0], lanes, addresses, *flat[1:], maxima, *answer)
+        made = (bits(scores), bias, np.array(table), groups, bits(outside))
+        compiled.select(*made, rows, lanes, addresses, constant, *errors, maxima, *answer)
     return chosen.flatten(0, 1), best.flatten(0, 1)
+
+
+@functools.lru_cache(maxsize=1)
+def _scorer(plan: Plan, channels: int, dtype: torch.dtype) -> Scorer:
+    """Kept for the next frame: to get this much memory anew takes as long as to compute what goes there."""
+    return Scorer(plan, torch.empty(1, 1, channels, dtype=dtype))
 
 
 def _table(runs: list[Run], width: int) -> list[RunRow]:
@@ -83,38 +92,43 @@ def _groups(sizes: tuple[tuple[int, int], ...]) -> Array:
     return np.concatenate(groups)
 
 
-def _in_bfloat16(query: Tensor, keys: list[Tensor]) -> _Rough:
+def _in_bfloat16(query: Tensor, keys: list[Tensor], into: Tensor) -> _Rough:
     """Query and keys less their means, rounded: what is rounded is smaller then, and so is what is lost.
 
     With q' = q - a and k' = k - b: q . k = q' . k' + a . k + (q - a) . b. Rounding q' and k' to q'' and k'' costs at
-    most |q' - q''| |k'| + |q''| |k' - k''| (Cauchy-Schwarz), and rounding their product 2^-8 of itself. The last term
+    most |q' - q''| |k'| + |q''| |k' - k''| (Cauchy-Schwarz), and rounding their product 2^-8 of itself. The first error
     covers the rounding of float32 sums.
     """
     query_mean, key_mean = (one[::4, ::4].mean((0, 1)) for one in (query, keys[-1]))  # any vectors near will do
-    rough_query, product, norms = _rounded([query], query_mean, key_mean)
-    rough_keys, bias, key_norms = _rounded(keys, key_mean, query_mean)
-    whole, centred, lost = norms[0].sqrt()
-    key_whole, key_centred, key_lost = key_norms.amax((0, 2, 3)).sqrt()
-    allowance = lost * key_centred + (centred + lost) * key_lost + 2**-8 * centred * key_centred
-    sums = query.shape[2] * 2**-24 * (whole + query_mean.norm()) * (key_whole + key_mean.norm())
-    return _Rough(rough_query[0], rough_keys, bias, product[0] - query_mean @ key_mean, allowance + sums)
+    rough_query = torch.empty_like(query, dtype=torch.bfloat16)
+    product, norms = _rounded([query], query_mean, key_mean, rough_query[None])
+    bias, key_norms = _rounded(keys, key_mean, query_mean, into)
+    whole, centred, lost = norms[0].sqrt_()
+    key_whole, key_centred, key_lost = key_norms.sqrt_().unbind(1)
+    ratio = float((lost / centred.clamp_min(1e-30)).max())
+    error_key = ratio * key_centred + (1 + ratio) * key_lost
+    sums = query.shape[2] * 2**-24 * (whole + query_mean.norm()) * (key_whole.max() + key_mean.norm())
+    most = sums + centred * error_key.max() + 2**-8 * (centred + lost) * (key_centred + key_lost).max()
+    error = torch.stack([sums, centred, most])
+    return _Rough(rough_query, bias, product[0] - query_mean @ key_mean, error, error_key, 2**-8)
 
 
-def _rounded(frames: list[Tensor], centre: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames (h, w, C) less `centre` in bfloat16 (T, h, w, C); what else `round_rows` says: (T, h, w), (T, 3, h, w)."""
-    size = len(frames), *frames[0].shape[:2]
-    rounded = centre.new_empty(*size, len(centre), dtype=torch.bfloat16)
-    bias, norms = centre.new_empty(size), centre.new_empty(size[0], 3, *size[1:])
-    for frame, target, product, norm in zip(frames, rounded, bias, norms, strict=True):
+def _rounded(frames: list[Tensor], centre: Tensor, other: Tensor, into: Tensor) -> tuple[Tensor, Tensor]:
+    """Frames (h, w, C) less `centre` into (T, h, w, C); what else `round_rows` says: (T, h, w), (T, 3, h, w)."""
+    bias = centre.new_empty(into.shape[:3])
+    norms = centre.new_empty(len(into), 3, *into.shape[1:3])
+    for frame, target, product, norm in zip(frames, into, bias, norms, strict=True):
         arrays = (bits(one) for one in (frame.flatten(0, 1), target.flatten(0, 1), product.flatten(), norm.flatten(1)))
         compiled.round_rows(bits(centre), bits(other), *arrays)
-    return rounded, bias, norms
+    return bias, norms
 
 
-def _in_float32(query: Tensor, keys: list[Tensor]) -> _Rough:
+def _in_float32(query: Tensor, keys: list[Tensor], into: Tensor) -> _Rough:
     """Query and keys as they are: products may differ by how float32 sums are ordered."""
-    stacked = torch.stack(keys)
+    torch.stack(keys, out=into)
     norm = torch.linalg.vector_norm(query, dim=2)
-    largest = torch.linalg.vector_norm(stacked, dim=3).max()
-    allowance = norm * largest * query.shape[2] * 2**-23
-    return _Rough(query, stacked, query.new_zeros(stacked.shape[:3]), torch.zeros_like(norm), allowance)
+    error = norm * torch.linalg.vector_norm(into, dim=3).max() * query.shape[2] * 2**-23
+    nothing = query.new_zeros(into.shape[:3])
+    return _Rough(
+        query, nothing, torch.zeros_like(norm), torch.stack([error, torch.zeros_like(norm), error]), nothing, 0
+    )

@@ -188,15 +188,22 @@ class Scorer:
     """Inner products of blocks of query cells with the cells their windows reach, in buffers used again.
 
     Args:
-        keys: (T, h, w, C), contiguous.
         plan: of the blocks.
+        like: a feature map (h, w, C): of the type, on the device.
     """
 
-    def __init__(self, keys: Tensor, plan: Plan) -> None:
-        self.keys, self.plan = keys, plan
-        self.buffer = keys.new_empty(plan.most_rows() * (plan.side**2 + plan.lanes))
-        self.strips: dict[int, tuple[slice, Tensor]] = {}
-        """By first reference: a strip of rows and what is in it, (w, T, rows, C)."""
+    def __init__(self, plan: Plan, like: Tensor) -> None:
+        self.plan = plan
+        self.keys = like.new_empty(len(plan.radii), *plan.reference, like.shape[-1])
+        """(T, h, w, C), for the caller to fill in."""
+        self.buffer = like.new_empty(plan.most_rows() * (plan.side**2 + plan.lanes))
+        self.strips: dict[int, Tensor] = {}
+        self.filled: dict[int, slice] = {}
+        """By first reference: space for strips, and the rows that are in it."""
+
+    def start(self) -> None:
+        """Forget what was laid out of other keys."""
+        self.filled.clear()
 
     def scores(self, block: Tensor, runs: list[Run]) -> Tensor:
         """(m, n) scores of the cells of all runs with the query cells (n, C), n filled up; valid till the next call."""
@@ -209,14 +216,14 @@ class Scorer:
 
     def strip(self, run: Run) -> Tensor:
         """The rows that a run reaches, of the whole width: the same for all blocks beside each other."""
-        rows, buffer = self.strips.get(run.references.start, (None, None))
+        first = run.references.start
         part = self.keys[run.references, run.rows].permute(2, 0, 1, 3)
-        if buffer is None:
-            buffer = part.new_empty(part.numel() // part.shape[2] * self.plan.most_rows_of(run))
-        strip = buffer[: part.numel()].view(part.shape)
-        if rows != run.rows:
+        if first not in self.strips:
+            self.strips[first] = part.new_empty(part.numel() // part.shape[2] * self.plan.most_rows_of(run))
+        strip = self.strips[first][: part.numel()].view(part.shape)
+        if self.filled.get(first) != run.rows:
             strip.copy_(part)
-            self.strips[run.references.start] = run.rows, buffer
+            self.filled[first] = run.rows
         return strip
 
 
@@ -231,7 +238,8 @@ def search(query: Tensor, keys: list[Tensor], plan: Plan, top_k: int, where: Ten
     top_k = min(top_k, len(keys) * h * w)
     chosen = torch.zeros(*plan.query, top_k, dtype=torch.int64, device=query.device)
     best = query.new_zeros(*plan.query, top_k)
-    scorer = Scorer(torch.stack(keys), plan)
+    scorer = Scorer(plan, query)
+    torch.stack(keys, out=scorer.keys)
     numbers = torch.arange(len(keys) * h * w, device=query.device).view(-1, h, w)
     for block in plan.blocks(where):
         runs = plan.runs(block)
