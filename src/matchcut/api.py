@@ -177,7 +177,7 @@ def run(
         return _run_stream(video, frames, annotations, tracker, folder, outputs, dict(about or {}), progress)
     annotations = annotations_of(video, mask, boxes, frame=frame, threshold=threshold)
     open_folder(folder, overwrite=overwrite, resume=resume)
-    timeline = Timeline(video, folder / "masks")
+    timeline = Timeline(video, folder / "masks", correctable=False)
     for index, labels in annotations.items():
         timeline.annotate(index, labels)
     fingerprint = tracker.fingerprint(timeline)

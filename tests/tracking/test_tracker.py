@@ -166,7 +166,6 @@ def test_dropping_a_correction_gives_what_was_there_before(clip):
     assert timeline.confidence == tracked(video, {0: truth[0]}).confidence
 
 
-@pytest.mark.xfail(strict=True, reason="LIMIT: fill runs a whole chain again where only its end is stale")
 def test_dropping_a_correction_runs_only_stale_frames_again(clip):
     video, truth = clip
     timeline = tracked(video, {0: truth[0], 14: truth[14]})
@@ -174,6 +173,84 @@ def test_dropping_a_correction_runs_only_stale_frames_again(clip):
     stale, model = len(timeline.stale()), ColourModel()
     Tracker(model, device="cpu").fill(timeline)
     assert model.segmented == stale
+
+
+ACTS = st.lists(st.tuples(st.integers(0, COUNT - 1), st.sampled_from([(1, 2), (1,), (2,)]), st.booleans()), max_size=6)
+
+
+@settings(max_examples=15, deadline=None)
+@given(ACTS, st.sampled_from([Policy(), Policy(0), Policy(1, 2, "from"), Policy(5, 3, "repeat")]), st.booleans())
+def test_after_any_corrections_only_stale_frames_run_again_and_give_what_a_fresh_run_gives(clip, acts, policy, ends):
+    """Each act says what a frame shows, or takes it back where that was said; a run may follow or not."""
+    video, truth = clip
+    start, model = (0, COUNT - 1)[ends], ColourModel(policy)
+    tracker = Tracker(model, device="cpu")
+    timeline = tracked(video, {start: truth[start]}, ColourModel(policy))
+    for frame, ids, run in [*acts, (start, (1, 2), True)]:
+        if frame in timeline.annotated and frame != start:
+            timeline.drop(frame)
+        else:
+            timeline.annotate(frame, only(truth[frame], *ids))
+        if run:
+            stale, model.segmented = len(timeline.stale()), 0
+            tracker.fill(timeline)
+            assert model.segmented == stale and timeline.stale() == []
+            annotations = {at: timeline.annotation(at) for at in timeline.annotated}
+            fresh = tracked(video, annotations, ColourModel(policy))
+            assert_same(timeline, fresh)
+            unsaid = set(range(COUNT)) - set(annotations)
+            assert all(timeline.confidence[frame] == fresh.confidence[frame] for frame in unsaid)
+
+
+@pytest.mark.parametrize("stored", ["memory", "folder"])
+def test_a_correction_taken_back_before_it_ran_costs_its_frame_alone(clip, tmp_path, stored):
+    video, truth = clip
+    timeline = Timeline(video, tmp_path if stored == "folder" else None)
+    timeline.annotate(0, truth[0])
+    model = ColourModel()
+    tracker = Tracker(model, device="cpu")
+    tracker.fill(timeline)
+    before, model.segmented = list(timeline), 0
+    for frame in (9, 20):
+        timeline.annotate(frame, only(truth[frame], 2))
+        timeline.drop(frame)
+    assert timeline.stale() == [9, 20]
+    tracker.fill(timeline)
+    assert model.segmented == 2
+    assert_same(timeline, before)
+    if stored == "folder":  # what was kept on the way lies elsewhere
+        assert sorted(path.name for path in tmp_path.iterdir()) == [f"{frame:05d}.png" for frame in range(COUNT)]
+
+
+def test_a_run_after_a_drop_that_is_stopped_goes_on_where_it_was(clip):
+    video, truth = clip
+    timeline = tracked(video, {0: truth[0], 14: only(truth[14], 2)})
+    timeline.drop(14)
+    with pytest.raises(StoppedError):
+        Tracker(ColourModel(), device="cpu").fill(timeline, stop_at(9))
+    stale, model = len(timeline.stale()), ColourModel()
+    assert 0 < stale < COUNT - 14
+    Tracker(model, device="cpu").fill(timeline)
+    assert model.segmented == stale
+    assert_same(timeline, tracked(video, {0: truth[0]}))
+
+
+@pytest.mark.parametrize("reason", ["carry", "carry without context", "disk full", "not kept"])
+def test_where_no_soft_masks_are_kept_the_chain_runs_again_whole(clip, reason):
+    video, truth = clip
+    kind = CarryModel if reason.startswith("carry") else ColourModel
+    policy = Policy(0) if reason == "carry without context" else Policy()
+    timeline = Timeline(video, correctable=reason != "not kept")
+    if reason == "disk full":
+        timeline._soft._base.execute("PRAGMA max_page_count = 2")  # room for a frame or two
+    timeline.annotate(0, truth[0])
+    timeline.annotate(14, truth[14])
+    Tracker(kind(policy), device="cpu").fill(timeline)
+    timeline.drop(14)
+    model = kind(policy)
+    Tracker(model, device="cpu").fill(timeline)
+    assert model.segmented == COUNT - 1
+    assert_same(timeline, tracked(video, {0: truth[0]}, kind(policy)))
 
 
 # --- objects that enter, leave and come back
@@ -404,6 +481,15 @@ def test_an_interrupted_run_goes_on_with_what_the_model_carries(clip, tmp_path, 
     video, truth = clip
     timeline, _ = interrupted(video, tmp_path / "masks", {0: truth[0]}, 18, CarryModel)
     assert_same(timeline, tracked(video, {0: truth[0]}, CarryModel()))
+
+
+def test_an_annotation_may_be_dropped_after_a_run_that_was_interrupted(clip, tmp_path, often):
+    video, truth = clip
+    annotations = {0: truth[0], 14: only(truth[14], 2)}
+    timeline, model = interrupted(video, tmp_path / "masks", annotations, 9, ColourModel)
+    timeline.drop(14)
+    Tracker(model, device="cpu").fill(timeline)
+    assert_same(timeline, tracked(video, {0: truth[0]}))
 
 
 def test_the_same_objects_go_on_after_an_interruption(clip):

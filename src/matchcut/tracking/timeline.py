@@ -10,6 +10,7 @@ from matchcut.files import make_folder
 from matchcut.masks import LabelMap, check_mask, decode_png, encode_png, object_ids, write_mask
 from matchcut.tracking.memory import Chain, chains
 from matchcut.tracking.outputs import write_record
+from matchcut.tracking.scratch import Scratch
 from matchcut.video.overlay import draw_overlay
 from matchcut.video.writer import VideoWriter
 
@@ -26,13 +27,15 @@ class Timeline:
     Args:
         video: the frames; its length and size are what the timeline goes by.
         folder: where masks are kept as `<frame name>.png`; None keeps them in memory.
+        correctable: whether a run's soft masks are kept too, in a temporary file, so that after a correction only
+            stale frames run again. Without them a run starts again at the annotated frame.
 
     Which objects a frame can show: those annotated at or before it; before the first annotation, those of the first.
     So an object that is annotated late enters there. An annotation that shows only objects not annotated before it
     adds them to what is found there of the others; any other says all that its frame shows.
     """
 
-    def __init__(self, video: "Video", folder: Path | None = None) -> None:
+    def __init__(self, video: "Video", folder: Path | None = None, *, correctable: bool = True) -> None:
         self.video, self.folder = video, folder
         self.length, self.size = len(video), video.size
         self._annotations: dict[int, bytes] = {}
@@ -40,6 +43,7 @@ class Timeline:
         self._versions: dict[int, int] = {}  # how often a frame was annotated: part of what a mask depends on
         self._masks: dict[int, bytes] = {}
         self._made_from: dict[int, tuple[Any, ...]] = {}
+        self._soft = Scratch() if correctable else None
         self.confidence: dict[int, dict[int, float]] = {}
 
     def __len__(self) -> int:
@@ -144,19 +148,30 @@ class Timeline:
         """Frames whose mask is missing or stale."""
         return sorted(f for chain in self.chains() for f in chain.frames() if self.is_stale(f, chain))
 
-    def put(self, frame: int, labels: LabelMap, confidence: Mapping[int, float], chain: Chain) -> None:
-        """Record the mask that a chain gave a frame. On an entering frame, the annotation is laid over it."""
+    def put(
+        self, frame: int, labels: LabelMap, confidence: Mapping[int, float], chain: Chain, soft: bytes | None = None
+    ) -> None:
+        """Record the mask that a chain gave a frame, and its soft masks in whatever form the tracker wants them back.
+
+        On an entering frame, the annotation is laid over the mask.
+        """
         if frame in self._annotations:
             given = self.annotation(frame)
             labels = np.where(given > 0, given, labels)
             confidence = {**confidence, **dict.fromkeys(self._shows[frame], 1.0)}
         self._put(frame, labels)
-        self.mark(frame, confidence, chain)
+        self.mark(frame, confidence, chain, soft)
 
-    def mark(self, frame: int, confidence: Mapping[int, float], chain: Chain) -> None:
+    def mark(self, frame: int, confidence: Mapping[int, float], chain: Chain, soft: bytes | None = None) -> None:
         """Take the mask that is there for one that a chain gave."""
         self._made_from[frame] = self._origin_at(frame, chain)
         self.confidence[frame] = dict(confidence)
+        if self._soft is not None:
+            self._soft.put(frame, soft)
+
+    def soft(self, frame: int) -> bytes | None:
+        """The soft masks that were put with a frame's mask; None where none are kept."""
+        return None if self._soft is None else self._soft.get(frame)
 
     def weakest(self) -> int | None:
         """The frame that most needs a correction: where the least sure object is least sure. None if there is none."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -102,26 +103,22 @@ class Tracker:
         """
         if not timeline.objects():
             raise MaskError("nothing to track: annotate at least one frame with at least one object")
-        resumed = _load_checkpoint(checkpoint, self.fingerprint(timeline), timeline) if checkpoint is not None else None
+        resumed = _load_checkpoint(checkpoint, self.fingerprint(timeline), timeline) if checkpoint is not None else {}
         timeline.write_annotations()
         total, done = len(timeline.stale()), 0
-        for chain in timeline.chains():
-            stale = [frame for frame in chain.frames() if timeline.is_stale(frame, chain)]
-            if not stale:
-                continue
-            memory = _Memory()
-            first = chain.frames()[0]
-            if resumed is not None and resumed.chain == chain:
-                first = resumed.frame + chain.step
-                self._recall(timeline, chain, memory, resumed.values)
+        for chain, first, last in _stretches(timeline):
+            memory = self._recall(timeline, chain, first, resumed)
+            if memory is None:
+                first, memory = chain.frames()[0], _Memory()
             with ThreadPoolExecutor(1) as writer:
                 writing = None
-                for frame, labels, confidence in self._run(timeline, chain, memory, first):
+                for frame, labels, confidence in self._run(timeline, chain, memory, first, last):
+                    soft = _pack(memory.references[Use(frame, False)].values) if memory.carry is None else None
                     started = perf_counter()
                     if writing is not None:
                         writing.result()  # raises what went wrong there
                     self._count("write", started)
-                    writing = writer.submit(timeline.put, frame, labels, confidence, chain)
+                    writing = writer.submit(timeline.put, frame, labels, confidence, chain, soft)
                     done += 1
                     if checkpoint is not None and done % CHECKPOINT_EVERY == 0 and memory.carry is None:
                         writing.result()
@@ -196,22 +193,21 @@ class Tracker:
             yield index, labels
 
     def _run(
-        self, timeline: Timeline, chain: Chain, memory: _Memory, first: int
+        self, timeline: Timeline, chain: Chain, memory: _Memory, first: int, last: int
     ) -> Iterator[tuple[int, LabelMap, dict[int, float]]]:
-        """Go through a chain from `first` on; earlier frames must be in the memory."""
+        """Go through a chain from `first` to `last`; earlier frames must be in the memory."""
         ids, annotated = timeline.shown(chain), timeline.sources(chain)
         # Before the reader's thread starts: a video serves one thread at a time.
         for use in reference_frames(first, chain, annotated, self.policy):
             if use not in memory.references and (use.annotated or use.frame == chain.anchor):
                 memory.references[use] = self._annotated(timeline, use, ids, memory)
-        with prefetch(timeline.video.frames(first, chain.step), self._resize) as source:
+        frames = islice(timeline.video.frames(first, chain.step), abs(last - first) + 1)
+        with prefetch(frames, self._resize) as source:
             started = perf_counter()
             for index, (image, size) in source:
                 self._count("read", started)
                 features = self._features(image)
                 yield index, *self._segment(features, memory, index, chain, annotated, ids, size)
-                if index == chain.last:
-                    return
                 started = perf_counter()
 
     def _segment(
@@ -230,7 +226,7 @@ class Tracker:
         with torch.inference_mode():
             soft, memory.carry = self.model.segment(features, [memory.references[use] for use in uses], memory.carry)
             memory.references[Use(index, False)] = self.model.remember(features, soft)
-        memory.keep(reference_frames(index + chain.step, chain, annotated, self.policy))
+        memory.keep([*reference_frames(index + chain.step, chain, annotated, self.policy), Use(index, False)])
         shown: NDArray[np.float32] = soft[0].float().cpu().numpy()
         started = self._count("match", started)
         result = to_labels(shown, ids, size, self.enlarge, self.stretch), confidence_of(shown, ids)
@@ -252,12 +248,20 @@ class Tracker:
         with torch.inference_mode():
             return self.model.remember(features, soft, annotated=use.annotated)
 
-    def _recall(self, timeline: Timeline, chain: Chain, memory: _Memory, values: Mapping[int, Tensor]) -> None:
-        """Bring back the context that an interrupted run had in memory."""
-        for index, value in values.items():
-            features = self._encode(timeline.video[index])
-            reference = self.model.remember(features, value.to(self.device))
-            memory.references[Use(index, False)] = reference
+    def _recall(self, timeline: Timeline, chain: Chain, first: int, resumed: Mapping[int, Tensor]) -> _Memory | None:
+        """The memory with the context that a run from `first` on needs; None where it is not kept."""
+        uses = reference_frames(first, chain, timeline.sources(chain), self.policy)
+        # The frame before, too, where there is no context: that it is kept says that the model carries no state.
+        context = {first - chain.step, *(use.frame for use in uses if not use.annotated)} - {chain.anchor}
+        memory = _Memory()
+        for frame in sorted(context):
+            values = resumed[frame] if frame in resumed else _unpack(timeline.soft(frame))
+            if values is None:
+                return None
+            features = self._encode(timeline.video[frame])
+            with torch.inference_mode():
+                memory.references[Use(frame, False)] = self.model.remember(features, values.to(self.device))
+        return memory
 
     def _encode(self, frame: Frame) -> Any:
         return self._features(self._resize(frame)[0])
@@ -295,11 +299,24 @@ def check_mask_size(labels: LabelMap, frame: Frame, index: int) -> None:
         check_mask(labels, frame.shape[:2], f"the mask for frame {index}")
 
 
-@dataclass(frozen=True)
-class _Resumed:
-    chain: Chain
-    frame: int
-    values: dict[int, Tensor]
+def _stretches(timeline: Timeline) -> list[tuple[Chain, int, int]]:
+    """The first and the last of each row of stale frames, in the order in which they are to be filled."""
+    result = []
+    for chain in timeline.chains():
+        stale = [frame for frame in chain.frames() if timeline.is_stale(frame, chain)]
+        known = set(stale)
+        firsts = [frame for frame in stale if frame - chain.step not in known]
+        lasts = [frame for frame in stale if frame + chain.step not in known]
+        result += [(chain, *ends) for ends in zip(firsts, lasts, strict=True)]
+    return result
+
+
+def _pack(values: Tensor) -> bytes:
+    return safetensors.torch.save({"values": values.cpu().contiguous()})
+
+
+def _unpack(data: bytes | None) -> Tensor | None:
+    return None if data is None else safetensors.torch.load(data)["values"]
 
 
 def _save_checkpoint(
@@ -320,14 +337,14 @@ def _save_checkpoint(
         temporary.write_bytes(safetensors.torch.save(context, state))
 
 
-def _load_checkpoint(path: Path, fingerprint: str, timeline: Timeline) -> _Resumed | None:
-    """Where an interrupted `fill` stood; marks what it had done. None where there is nothing to go on from.
+def _load_checkpoint(path: Path, fingerprint: str, timeline: Timeline) -> dict[int, Tensor]:
+    """Mark what an interrupted `fill` had done, if there was one; the values of its context, by frame.
 
     Raises:
         OutputError: it was a run of something else.
     """
     if not path.exists():
-        return None
+        return {}
     with suppress(safetensors.SafetensorError, KeyError, ValueError), safetensors.safe_open(path, "pt") as stored:
         state = stored.metadata()
         if state["fingerprint"] != fingerprint:
@@ -340,7 +357,8 @@ def _load_checkpoint(path: Path, fingerprint: str, timeline: Timeline) -> _Resum
         values = {int(name): stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         for chain in timeline.chains():
             for one in chain.frames():
-                timeline.mark(one, confidence.get(one, {}), chain)
+                if timeline.is_stale(one, chain):
+                    timeline.mark(one, confidence.get(one, {}), chain)
                 if chain == at and one == frame:
-                    return _Resumed(at, frame, values)
-    return None
+                    return values
+    return {}
