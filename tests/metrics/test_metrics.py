@@ -14,7 +14,17 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from matchcut.errors import ShapeError
-from matchcut.metrics import boundary, boundary_f, jaccard, jaccard_per_object, mean_recall_decay
+from matchcut.metrics import (
+    boundary,
+    boundary_f,
+    boundary_f_pairs,
+    jaccard,
+    jaccard_pairs,
+    jaccard_per_object,
+    mean_per_frame,
+    mean_per_object,
+    mean_recall_decay,
+)
 from matchcut.metrics.boundary import _dilate, _pack, _steps
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -117,7 +127,9 @@ def test_jaccard_per_object_of_a_huge_map():
     truth = np.ones((4097, 4097), np.uint8)
     prediction = truth.copy()
     prediction[0, 0] = 0
-    assert jaccard_per_object(truth, prediction, [1])[0] == (truth.size - 1) / truth.size
+    expected = (truth.size - 1) / truth.size
+    assert jaccard_per_object(truth, prediction, [1])[0] == expected
+    np.testing.assert_array_equal(jaccard_pairs(truth, prediction, [1, 2], [1, 2]), [[expected, 0], [0, 1]])
 
 
 # Boundary
@@ -159,7 +171,7 @@ def test_dilate_is_the_disc(radius):
     """Points at the four corners and the middle; the second map is the first one mirrored, and does not touch it."""
     points = np.zeros((75, 140), np.uint8)
     points[[0, 0, 74, 37], [0, 139, 0, 71]] = 1
-    bits = _dilate(_pack(points, points[:, ::-1], radius), radius)
+    bits = _dilate(_pack([points, points[:, ::-1]], radius), radius)
     grown = np.unpackbits(bits.astype("<u8").view(np.uint8), axis=2, bitorder="little")[:, :75, :140]
     # "Is a point near" by the squared distance to every point, in integers
     y, x = np.mgrid[:75, :140]
@@ -189,6 +201,64 @@ def test_boundary_f_of_empty_masks():
     far = np.zeros((9, 9), bool)
     far[8, 0] = True
     assert boundary_f(some, far) == 0
+
+
+# Both, of every pair of objects
+
+
+def check_pairs(truth, prediction, truth_ids, prediction_ids, tolerance):
+    j = [[jaccard(truth == t, prediction == p) for p in prediction_ids] for t in truth_ids]
+    f = [[boundary_f(truth == t, prediction == p, tolerance) for p in prediction_ids] for t in truth_ids]
+    ids = truth_ids, prediction_ids
+    shape = len(truth_ids), len(prediction_ids)
+    np.testing.assert_array_equal(jaccard_pairs(truth, prediction, *ids), np.reshape(j, shape))
+    np.testing.assert_array_equal(boundary_f_pairs(truth, prediction, *ids, tolerance), np.reshape(f, shape))
+
+
+@given(
+    mask_pairs(dtype=np.uint8),
+    st.permutations([1, 2, 3, 9]),
+    st.lists(st.sampled_from([1, 2, 3, 7, 255]), max_size=4),
+    st.sampled_from([0.0, 0.1, 0.5]),
+)
+def test_pairs_are_each_pair_alone(pair, truth_ids, prediction_ids, tolerance):
+    check_pairs(*pair, truth_ids, prediction_ids, tolerance)
+    check_pairs(pair[0].T, pair[1].T, prediction_ids, truth_ids, tolerance)
+
+
+@pytest.mark.parametrize("shape", [(60, 130), (37, 193)])
+def test_pairs_over_several_words(shape):
+    rng = np.random.default_rng(0)
+    maps = [
+        np.argmax([scipy.ndimage.gaussian_filter(rng.standard_normal(shape), 4) for _ in range(5)], 0) for _ in range(2)
+    ]
+    check_pairs(*(m.astype(np.uint8) for m in maps), [1, 2, 4], [1, 2, 3, 4, 5], 0.03)
+
+
+def test_pairs_of_objects_anywhere():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        maps = np.zeros((2, 40, 90), np.uint8)
+        for labels in maps:
+            for i in (1, 2):
+                y, x = rng.integers(0, 40), rng.integers(0, 90)
+                labels[y : y + rng.integers(1, 12), x : x + rng.integers(1, 12)] = i
+        check_pairs(*maps, [1, 2], [1, 2, 3], 0.05)
+
+
+def test_pairs_refusals():
+    labels = np.zeros((4, 5), np.uint8)
+    for measure in (jaccard_pairs, boundary_f_pairs):
+        for wrong in (np.zeros((5, 4), np.uint8), np.zeros((4, 5), np.int64), labels[None], labels[:0]):
+            for pair in ((labels, wrong), (wrong, labels)):
+                with pytest.raises(ShapeError):
+                    measure(*pair, [1], [1])
+        for ids in ([0], [256], [-1]):
+            for both in ((ids, [1]), ([1], ids)):
+                with pytest.raises(ShapeError, match="ids"):
+                    measure(labels, labels, *both)
+    with pytest.raises(ShapeError, match="tolerance"):
+        boundary_f_pairs(labels, labels, [1], [1], 1.0)
 
 
 # Both
@@ -294,6 +364,32 @@ def test_recall_is_strict_and_counts_frames_without_a_value():
     assert mean_recall_decay([0.5, 0.5000001, 1.0, 0.0]).recall == 0.5
     assert mean_recall_decay([math.nan, 1.0])[:2] == (1.0, 0.5)
     assert mean_recall_decay([0.7]) == (0.7, 1.0, 0.0)
+
+
+@given(st.data())
+def test_means_over_frames_and_objects_are_the_slow_ones(data):
+    shape = data.draw(st.tuples(st.integers(0, 5), st.integers(0, 4)))
+    present = data.draw(hnp.arrays(np.bool_, shape))
+    values = np.where(present, data.draw(hnp.arrays(np.float64, shape, elements=st.floats(0, 1))), np.nan)
+    frames = [[values[t, k] for k in range(shape[1]) if present[t, k]] for t in range(shape[0])]
+    objects = [[values[t, k] for t in range(shape[0]) if present[t, k]] for k in range(shape[1])]
+    np.testing.assert_allclose(mean_per_frame(values, present), [sum(j) / len(j) for j in frames if j], atol=1e-12)
+    np.testing.assert_allclose(mean_per_object(values, present), [sum(j) / len(j) for j in objects if j], atol=1e-12)
+
+
+def test_the_two_means_differ():
+    """One object in both frames, one in the last alone: each mean weighs them in its own way."""
+    values, present = np.array([[1.0, 0.7], [0.5, 0.0]]), np.array([[True, False], [True, True]])
+    np.testing.assert_array_equal(mean_per_frame(values, present), [1.0, 0.25])
+    np.testing.assert_array_equal(mean_per_object(values, present), [0.75, 0.0])
+
+
+def test_means_refusals():
+    values = np.zeros((3, 2))
+    for wrong in ((values, np.zeros((2, 3), bool)), (values, np.zeros((3, 2))), (values[0], np.zeros(2, bool))):
+        for measure in (mean_per_frame, mean_per_object):
+            with pytest.raises(ShapeError):
+                measure(*wrong)
 
 
 def test_statistics_refusals():

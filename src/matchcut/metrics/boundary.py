@@ -9,6 +9,7 @@ union of rectangles, each made from the one before (`_dilate`): a dilation is a 
 """
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import cv2
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from matchcut.errors import ShapeError
-from matchcut.metrics.region import as_bytes
+from matchcut.metrics.region import as_bytes, as_label_bytes, as_label_ids
 
 Words = npt.NDArray[np.uint64]
 
@@ -62,23 +63,80 @@ def boundary_f(truth: npt.NDArray[np.bool_], prediction: npt.NDArray[np.bool_], 
         ShapeError: the masks are not boolean (H, W) of one size, or the tolerance is out of range.
     """
     a, b = as_bytes(truth, prediction)
-    if not 0 <= tolerance < 1:
-        raise ShapeError(f"tolerance is a share of the diagonal in [0, 1), got {tolerance}")
-    height, width = a.shape
-    radius = math.ceil(tolerance * math.sqrt(height * height + width * width))
+    radius = _radius(a.shape, tolerance)
 
     # A boundary lies in its mask's box grown by one, and only boundary pixels are asked whether they are near.
     x, y, w, h = cv2.boundingRect(cv2.max(a, b))
     if w == 0:
         return 1.0
     box = np.s_[max(y - 1, 0) : y + h + 1, max(x - 1, 0) : x + w + 1]
-    edges = _pack(_edges(a[box]), _edges(b[box]), radius)  # (2, rows, words)
+    edges = _pack([_edges(a[box]), _edges(b[box])], radius)  # (2, rows, words)
     total = np.bitwise_count(edges).sum((1, 2), dtype=np.int64)
     if not total.all():
         return 0.0 if total.any() else 1.0
     near = _dilate(edges, radius)
     recall, precision = np.bitwise_count(edges & near[::-1]).sum((1, 2), dtype=np.int64) / total
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
+def boundary_f_pairs(
+    truth_labels: npt.NDArray[np.uint8],
+    prediction_labels: npt.NDArray[np.uint8],
+    truth_ids: Sequence[int],
+    prediction_ids: Sequence[int],
+    tolerance: float = 0.008,
+) -> npt.NDArray[np.float64]:
+    """`boundary_f` of every object of the truth with every one of the prediction, in one frame.
+
+    Every boundary is found and dilated once, not once a pair.
+
+    Args:
+        truth_labels: uint8 (H, W). Labels outside `truth_ids` count as background.
+        prediction_labels: the same size and, with `prediction_ids`, meaning.
+        truth_ids: the K objects' labels in the truth, in [1, 255]. An id may be in neither map.
+        prediction_ids: the P objects' labels in the prediction, likewise.
+        tolerance: share of the frame's diagonal, in [0, 1).
+
+    Returns:
+        float64 (K, P) in [0, 1], each as `boundary_f` gives it.
+
+    Raises:
+        ShapeError: the maps are not uint8 (H, W) of one size, or an id or the tolerance is out of range.
+    """
+    a, b = as_label_bytes(truth_labels, prediction_labels)
+    objects = [(a, i) for i in as_label_ids(truth_ids)] + [(b, i) for i in as_label_ids(prediction_ids)]
+    radius, split = _radius(a.shape, tolerance), len(truth_ids)
+
+    x, y, w, h = cv2.boundingRect(cv2.max(a, b))
+    box = np.s_[max(y - 1, 0) : y + h + 1, max(x - 1, 0) : x + w + 1]
+    maps = {}  # place in objects -> boundary, of the objects that have one
+    for place, (labels, i) in enumerate(objects if w else []):
+        mask = labels[box] == i
+        if mask.any() and (edges := _edges(mask.view(np.uint8))).any():
+            maps[place] = edges
+    found = np.array([place in maps for place in range(len(objects))], bool)
+    out = np.where(found[:split, None] | found[split:], 0.0, 1.0)
+    t, p = np.flatnonzero(found[:split]), np.flatnonzero(found[split:])
+    if not (t.size and p.size):
+        return out
+
+    bits = _pack(list(maps.values()), radius)  # (t + p, rows, words), the truth first
+    near = np.concatenate([_dilate(one[None], radius) for one in bits])  # one at a time stays in the cache
+    total = np.bitwise_count(bits).sum((1, 2), dtype=np.int64)
+    for n, k in enumerate(t):
+        recall = np.bitwise_count(bits[n] & near[t.size :]).sum((1, 2), dtype=np.int64) / total[n]  # (p,)
+        precision = np.bitwise_count(near[n] & bits[t.size :]).sum((1, 2), dtype=np.int64) / total[t.size :]
+        either = precision + recall
+        out[k, p] = np.where(either > 0, 2 * precision * recall / np.where(either > 0, either, 1), 0)
+    return out
+
+
+def _radius(shape: tuple[int, ...], tolerance: float) -> int:
+    """The tolerance in whole pixels; it is refused unless it is in [0, 1)."""
+    if not 0 <= tolerance < 1:
+        raise ShapeError(f"tolerance is a share of the diagonal in [0, 1), got {tolerance}")
+    height, width = shape
+    return math.ceil(tolerance * math.sqrt(height * height + width * width))
 
 
 def _edges(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -98,17 +156,17 @@ def _edges(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return out
 
 
-def _pack(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8], margin: int) -> Words:
-    """Two maps of 0 and 1 (H, W) as bits (2, H + margin, words), pixel x of a row at bit x % 64 of word x // 64.
+def _pack(maps: Sequence[npt.NDArray[np.uint8]], margin: int) -> Words:
+    """N >= 1 maps of 0 and 1 (H, W) as bits (N, H + margin, words), pixel x of a row at bit x % 64 of word x // 64.
 
     At least `margin` zero bits end every row and `margin` zero rows end every map, so that in one long row of words
     nothing that moves by up to `margin` in x and y meets a pixel of another row or map.
     """
-    height, width = a.shape
+    height, width = maps[0].shape
     words = -(-(width + margin) // 64)
-    packed = np.zeros((2, height + margin, words * 8), np.uint8)
-    packed[0, :height, : -(-width // 8)] = np.packbits(a, axis=1, bitorder="little")
-    packed[1, :height, : -(-width // 8)] = np.packbits(b, axis=1, bitorder="little")
+    packed = np.zeros((len(maps), height + margin, words * 8), np.uint8)
+    for bits, pixels in zip(packed, maps, strict=True):
+        bits[:height, : -(-width // 8)] = np.packbits(pixels, axis=1, bitorder="little")
     return packed.view("<u8").astype(np.uint64, copy=False)
 
 
