@@ -31,3 +31,7 @@ class ModelError(MatchcutError):
 
 class ShapeError(MatchcutError, ValueError):
     """A tensor or array whose shape, dtype or values an operation cannot take."""
+
+
+class DatasetError(MatchcutError):
+    """A benchmark that cannot be read: no such dataset, split or list, a layout that is not as published, bad truth."""

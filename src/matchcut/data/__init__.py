@@ -1,0 +1,18 @@
+"""Benchmarks in their published layouts: what is there, how its truth is read, and what is wrong with it."""
+
+from matchcut.data.checks import check
+from matchcut.data.readers import DATASETS, SPLITS, read_dataset
+from matchcut.data.sequence import ObjectInfo, Sequence, is_seen, prompts, read_joints, read_truth
+
+__all__ = [
+    "DATASETS",
+    "SPLITS",
+    "ObjectInfo",
+    "Sequence",
+    "check",
+    "is_seen",
+    "prompts",
+    "read_dataset",
+    "read_joints",
+    "read_truth",
+]
