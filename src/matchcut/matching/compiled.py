@@ -152,30 +152,33 @@ def _compare(
 
 
 @_kernel
-def round_rows(centre: Any, other: Any, source: Any, target: Any, bias: Any, norms: Any) -> None:
-    """Rows less their centre in bfloat16.
+def round_rows(centre: Any, other: Any, addresses: Any, target: Any, bias: Any, norms: Any) -> None:
+    """Features less their centre in bfloat16.
 
     Args:
         centre: (C,) is subtracted.
-        other: (C,) the other side's centre: `bias` (N,) becomes the product with it.
-        source: (N, C) float32.
-        target: (N, C) uint16, filled with the bits.
-        norms: (3, N), filled with squared norms: of the rows as given, less their centre, and of the rounding's loss.
+        other: (C,) the other side's centre: `bias` (T, N) becomes the product with it.
+        addresses: (T,) int64, of features (N, C), float32 and contiguous.
+        target: (T, N, C) uint16, filled with the bits.
+        norms: (T, 3, N), filled with squared norms: of rows as given, less their centre, and of what rounding loses.
     """
-    for row in prange(len(source)):
+    count, rows, channels = target.shape
+    for number in prange(count * rows):
+        t, row = divmod(np.int64(number), rows)
+        source = numba.carray(_pointer(addresses[t] + row * channels * 4), channels, np.float32)
         product = whole = centred = lost = np.float32(0)
-        for channel in range(source.shape[1]):
-            value = source[row, channel]
+        for channel in range(channels):
+            value = source[channel]
             less = value - centre[channel]
             bits = _as_bfloat16(less)
-            target[row, channel] = bits
+            target[t, row, channel] = bits
             loss = less - _as_float(bits)
             product += value * other[channel]
             whole += value * value
             centred += less * less
             lost += loss * loss
-        bias[row] = product
-        norms[0, row], norms[1, row], norms[2, row] = whole, centred, lost
+        bias[t, row] = product
+        norms[t, 0, row], norms[t, 1, row], norms[t, 2, row] = whole, centred, lost
 
 
 @_kernel
@@ -317,6 +320,11 @@ def select(
 
 
 Array = npt.NDArray[Any]
+
+
+def addresses_of(tensors: list[torch.Tensor]) -> Array:
+    """(T,) where tensors on the CPU begin; whoever uses it must keep them."""
+    return np.array([one.data_ptr() for one in tensors], np.int64)
 
 
 def bits(tensor: torch.Tensor) -> Array:

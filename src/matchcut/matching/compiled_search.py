@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from matchcut.matching import compiled
-from matchcut.matching.compiled import FAN, GROUP, Array, RunRow, bits
+from matchcut.matching.compiled import FAN, GROUP, Array, RunRow, addresses_of, bits
 from matchcut.matching.search import Plan, Run, Scorer
 
 
@@ -39,7 +39,7 @@ def compiled_search(
     scorer = _scorer(plan, query.shape[2], torch.bfloat16 if shortlist else torch.float32)
     scorer.start()
     rough = (_in_bfloat16 if shortlist else _in_float32)(query, keys, scorer.keys)
-    addresses = np.array([one.data_ptr() for one in keys])
+    addresses = addresses_of(keys)
     numbers = torch.arange(query.shape[0] * query.shape[1]).view(plan.query)
     bias, answer = bits(rough.bias.flatten(1)), (bits(best.flatten(0, 1)), bits(chosen.flatten(0, 1)))
     errors = (bits(rough.error.flatten(1)), bits(rough.error_key.flatten(1)), np.float32(rough.error_product))
@@ -117,9 +117,8 @@ def _rounded(frames: list[Tensor], centre: Tensor, other: Tensor, into: Tensor) 
     """Frames (h, w, C) less `centre` into (T, h, w, C); what else `round_rows` says: (T, h, w), (T, 3, h, w)."""
     bias = centre.new_empty(into.shape[:3])
     norms = centre.new_empty(len(into), 3, *into.shape[1:3])
-    for frame, target, product, norm in zip(frames, into, bias, norms, strict=True):
-        arrays = (bits(one) for one in (frame.flatten(0, 1), target.flatten(0, 1), product.flatten(), norm.flatten(1)))
-        compiled.round_rows(bits(centre), bits(other), *arrays)
+    flat = (bits(into.flatten(1, 2)), bits(bias.flatten(1)), bits(norms.flatten(2)))
+    compiled.round_rows(bits(centre), bits(other), addresses_of(frames), *flat)
     return bias, norms
 
 

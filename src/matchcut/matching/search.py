@@ -26,6 +26,10 @@ BLOCK_SCORES = 4_500_000
 """Scores computed at once: few enough to stay in the cache."""
 
 
+MOST = 0.5
+"""Share of the cells of a block from which on all of it is done: to pick cells costs more than to do the others."""
+
+
 class Run(NamedTuple):
     """A rectangle of consecutive references that a block is compared with: rows start to stop of its scores.
 
@@ -101,9 +105,10 @@ class Plan:
             for x in range(0, width, self.side):
                 rows, columns = slice(y, min(y + self.side, height)), slice(x, min(x + self.side, width))
                 wanted = None if where is None else where[rows, columns]
-                if wanted is None or bool(wanted.all()):
+                share = 1.0 if wanted is None else float(wanted.float().mean())
+                if share > MOST:
                     yield Block(rows, columns, None)
-                elif bool(wanted.any()):
+                elif wanted is not None and share > 0:
                     yield Block(rows, columns, wanted.flatten().nonzero().flatten())
 
     def rectangle(self, block: Block, radius: Radius) -> tuple[slice, slice]:

@@ -156,7 +156,8 @@ class LabelPropagation(nn.Module):
             return None
         reach = self.settings.near
         seen = (latest.amax(1, keepdim=True) > FAINT).float()
-        return F.max_pool2d(seen, 2 * reach + 1, 1, reach)[:, 0] > 0
+        seen = F.max_pool2d(seen, (2 * reach + 1, 1), 1, (reach, 0))  # a square is a column of rows
+        return F.max_pool2d(seen, (1, 2 * reach + 1), 1, (0, reach))[:, 0] > 0
 
     def with_settings(self, **changes: Any) -> "LabelPropagation":
         """The same backbone with some settings changed."""

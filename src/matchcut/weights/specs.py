@@ -64,7 +64,7 @@ MODELS: dict[str, Model] = {
         stride=16,
         grid=8,
         mix=(1.0, 1.0, 1.0),
-        settings=Propagation(MemoryPolicy(7), 432, temperature=0.055, radius=11, near=11, enlarge="cubic"),
+        settings=Propagation(MemoryPolicy(14), 432, temperature=0.055, radius=11, near=11, enlarge="cubic"),
     ),
 }
 
