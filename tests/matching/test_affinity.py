@@ -128,13 +128,13 @@ def by_dense(match: Affinity, values: Tensor) -> Tensor:
 
 @pytest.fixture
 def spied(monkeypatch):
-    """Every block of scores the operator makes: (cells, columns, side of a block, dtype)."""
-    calls: list[tuple[int, int, int, torch.dtype]] = []
+    """Every block of scores the operator makes: (cells, columns, rows and columns of a block, dtype)."""
+    calls: list[tuple[int, int, tuple[int, int], torch.dtype]] = []
     original = MODULE.Scorer.scores
 
     def scores(self, block, runs):
         made = original(self, block, runs)
-        calls.append((len(block), len(made), self.plan.side, made.dtype))
+        calls.append((len(block), len(made), self.plan.block, made.dtype))
         return made
 
     monkeypatch.setattr(MODULE.Scorer, "scores", scores)
@@ -476,7 +476,7 @@ def test_blocks_follow_the_setting(block_scores, spied):
     block_scores(1)
     affinity(frame, frame)
     assert len(spied) - usual > 2 * usual
-    assert all(cells <= 16 for cells, *_ in spied[usual:])
+    assert all(cells <= 20 for cells, *_ in spied[usual:])
 
 
 @pytest.mark.parametrize(("window", "reach"), [("disc", 5), ("square", 6)])
@@ -484,10 +484,10 @@ def test_scores_outside_what_windows_reach_are_never_made(window, reach, spied):
     height, width, radius = 90, 120, 6
     frame = features(1, 8, height, width)
     affinity(frame, frame, radius=radius, window=window, shortlist=False)
-    side = spied[0][2]
-    reachable = (side + 2 * reach) ** 2
+    rows, wide = spied[0][2]
+    reachable = (rows + 2 * reach) * (wide + 2 * reach)
     assert all(columns <= reachable for _, columns, _, _ in spied)
-    assert len(spied) == math.ceil(height / side) * math.ceil(width / side)
+    assert len(spied) == math.ceil(height / rows) * math.ceil(width / wide)
     made = sum(cells * columns for cells, columns, _, _ in spied)
     assert made <= height * width * reachable < (height * width) ** 2 / 20
 

@@ -22,7 +22,7 @@ from torch import Tensor
 Window = Literal["disc", "square"]
 Radius = float | None
 
-BLOCK_SCORES = 4_500_000
+BLOCK_SCORES = 7_000_000
 """Scores computed at once: few enough to stay in the cache."""
 
 
@@ -89,10 +89,14 @@ class Plan:
         self.known: dict[tuple[int, int], list[Run]] = {}
         reach = [self.reach(r) for r in radii if r is not None]
         whole = sum(r is None for r in radii) * math.prod(reference)
-        side = max(8, (max(reach) + 1)) if reach else 16
-        while side > 4 and side * side * (whole + sum((side + 2 * r) ** 2 for r in reach)) > BLOCK_SCORES:
-            side -= 2
-        self.side = side
+        rows = max(8, (max(reach) + 1)) if reach else 12
+        columns = rows * 4 // 3
+        while (
+            rows > 4
+            and rows * columns * (whole + sum((rows + 2 * r) * (columns + 2 * r) for r in reach)) > BLOCK_SCORES
+        ):
+            rows, columns = rows - 2, (rows - 2) * 4 // 3
+        self.block = rows, columns
 
     def reach(self, radius: float) -> int:
         """The largest distance on one axis inside the window."""
@@ -101,9 +105,9 @@ class Plan:
     def blocks(self, where: Tensor | None) -> Iterator[Block]:
         """The blocks in which there is something to match."""
         height, width = self.query
-        for y in range(0, height, self.side):
-            for x in range(0, width, self.side):
-                rows, columns = slice(y, min(y + self.side, height)), slice(x, min(x + self.side, width))
+        for y in range(0, height, self.block[0]):
+            for x in range(0, width, self.block[1]):
+                rows, columns = slice(y, min(y + self.block[0], height)), slice(x, min(x + self.block[1], width))
                 wanted = None if where is None else where[rows, columns]
                 share = 1.0 if wanted is None else float(wanted.float().mean())
                 if share > MOST:
@@ -142,13 +146,18 @@ class Plan:
 
     def most_rows_of(self, run: Run) -> int:
         """Rows of the largest rectangle of a run."""
-        return min(self.reference[0], self.side + 2 * self.reach(run.radius)) if run.radius else self.reference[0]
+        return self.largest(run.radius)[0]
 
     def most_rows(self) -> int:
         """Reference cells that the largest block is compared with."""
-        h, w = self.reference
-        sides = [(h, w) if r is None else [min(s, self.side + 2 * self.reach(r)) for s in (h, w)] for r in self.radii]
-        return sum(math.prod(side) for side in sides)
+        return sum(math.prod(self.largest(radius)) for radius in self.radii)
+
+    def largest(self, radius: Radius) -> tuple[int, int]:
+        """Rows and columns of the largest rectangle."""
+        if radius is None:
+            return self.reference
+        more = 2 * self.reach(radius)
+        return min(self.reference[0], self.block[0] + more), min(self.reference[1], self.block[1] + more)
 
     def outside(self, block: Block, run: Run, like: Tensor) -> Tensor:
         """(columns, rows, n) of the run's rectangle: 0 inside the window, -inf outside."""
@@ -201,7 +210,7 @@ class Scorer:
         self.plan = plan
         self.keys = like.new_empty(len(plan.radii), *plan.reference, like.shape[-1])
         """(T, h, w, C), for the caller to fill in."""
-        self.buffer = like.new_empty(plan.most_rows() * (plan.side**2 + plan.lanes))
+        self.buffer = like.new_empty(plan.most_rows() * (math.prod(plan.block) + plan.lanes))
         self.strips: dict[int, Tensor] = {}
         self.filled: dict[int, slice] = {}
         """By first reference: space for strips, and the rows that are in it."""
