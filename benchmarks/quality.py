@@ -8,8 +8,9 @@
 DAVIS-2016 development sequences: one object, J and F a sequence. schoolgirls (DAVIS-2017): several, J and F of each
 object, averaged over the objects. First and last frame left out, as the official evaluation does (systems.md, 5).
 
-`plain` is what one would write in an afternoon: the 80 channels of the default backbone at stride 8 (stage 3 of another
---backbone), context 7, top-k 10, temperature 0.07, radius 12, linear enlargement. Differences are to it.
+`plain` (plain.py) is what one would write in an afternoon, untuned: the 80 channels of the default backbone at about
+stride 8 (the deepest stage used of another --backbone), context 7, top-k 10, temperature 0.07, a square window of 12,
+linear enlargement, always float32. Differences are to it.
 
 With -o, masks go to OUT/<preset>/<set>/<sequence>/masks and replace what stands there. With --resume as well, a
 sequence is taken from its score.json if that was made by the same settings, versions, source code and data files.
@@ -25,15 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import matchcut
 from common import DATA, machine, table
 from matchcut.api import versions
 from matchcut.masks import object_ids, read_mask
 from matchcut.metrics import boundary_f, jaccard
-from matchcut.models.label_propagation import PRESETS, LabelPropagation, Propagation
+from matchcut.models.label_propagation import PRESETS
 from matchcut.tracking.timeline import Timeline
+from plain import Plain
 
 SINGLE, MULTI = "davis2016-dev-480p", "davis2017-multi-240p"
 CHOICES = ["default", *PRESETS, "plain"]
@@ -54,7 +55,7 @@ def main() -> None:
         raise SystemExit(f"{options.data}: no {SINGLE} or {MULTI} with JPEGImages and Annotations; give --data")
     found: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
     for preset in options.preset:
-        tracker = matchcut.Tracker(model_of(preset, options), size=options.size, precision=options.precision)
+        tracker = tracker_of(preset, options)
         found[preset] = {(root, one): score_of(preset, root, one, tracker, options) for root, one in sequences}
     print(f"\n{machine('timm')}")
     for root in dict.fromkeys(root for root, _ in sequences):
@@ -79,27 +80,11 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def model_of(preset: str, options: argparse.Namespace) -> LabelPropagation:
-    if preset != "plain":
-        return matchcut.load_model(preset=None if preset == "default" else preset, backbone=options.backbone)
-    backbone = matchcut.load_model(backbone=options.backbone, stages=(3,)).backbone
-    settings = Propagation(matchcut.MemoryPolicy(7), shrink="bilinear")
-    return LabelPropagation(backbone if options.backbone else Eighty(backbone), settings)
-
-
-class Eighty(torch.nn.Module):
-    """EfficientNet-Lite0 up to its 80 channels, which lie inside a stage and so are no choice of `Backbone`."""
-
-    stages, stride, name = (3,), 8, "tf_efficientnet_lite0, blocks 0 to 3"
-
-    def __init__(self, whole: Any) -> None:
-        super().__init__()
-        self.whole = whole
-
-    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        image = torch.nn.functional.pad(image, (0, -image.shape[3] % 8, 0, -image.shape[2] % 8), mode="replicate")
-        net = self.whole.net
-        return [net.blocks[:4](net.bn1(net.conv_stem((image - self.whole.mean) / self.whole.std)))]
+def tracker_of(preset: str, options: argparse.Namespace) -> matchcut.Tracker | Plain:
+    if preset == "plain":
+        return Plain(options.backbone, options.size)
+    model = matchcut.load_model(preset=None if preset == "default" else preset, backbone=options.backbone)
+    return matchcut.Tracker(model, size=options.size, precision=options.precision)
 
 
 def folders(root: Path) -> list[str]:
@@ -107,7 +92,7 @@ def folders(root: Path) -> list[str]:
 
 
 def score_of(
-    preset: str, root: str, sequence: str, tracker: matchcut.Tracker, options: argparse.Namespace
+    preset: str, root: str, sequence: str, tracker: matchcut.Tracker | Plain, options: argparse.Namespace
 ) -> dict[str, Any]:
     """J and F of a sequence's objects, computed or, with --resume, taken from what the same settings left."""
     frames, truth = (options.data / root / part / sequence for part in ("JPEGImages", "Annotations"))
@@ -186,9 +171,9 @@ def without_void(labels: Any) -> Any:
 
 @cache
 def code_hash() -> str:
-    """Of the package's own source, as it was when the run began: other code may give other masks."""
-    source = Path(matchcut.__file__).parent
-    return hashlib.sha256(b"".join(one.read_bytes() for one in sorted(source.rglob("*.py")))).hexdigest()
+    """Of the source of the package and of `plain`, as it was when the run began: other code may give other masks."""
+    sources = [*sorted(Path(matchcut.__file__).parent.rglob("*.py")), Path(__file__).with_name("plain.py")]
+    return hashlib.sha256(b"".join(one.read_bytes() for one in sources)).hexdigest()
 
 
 def mean(values: Iterable[float]) -> float:
