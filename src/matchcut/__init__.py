@@ -10,7 +10,8 @@ from matchcut.errors import MatchcutError
 
 if TYPE_CHECKING:
     from matchcut import matching, metrics
-    from matchcut.api import list_models, load_model, track
+    from matchcut.api import evaluate, list_models, load_model, track
+    from matchcut.benchmarks.score import score
     from matchcut.models.base import MemoryPolicy
     from matchcut.tracking.timeline import Timeline
     from matchcut.tracking.tracker import Tracker
@@ -23,8 +24,10 @@ _HOMES = {
     "Timeline": "matchcut.tracking.timeline",
     "Tracker": "matchcut.tracking.tracker",
     "Video": "matchcut.video.reader",
+    "evaluate": "matchcut.api",
     "list_models": "matchcut.api",
     "load_model": "matchcut.api",
+    "score": "matchcut.benchmarks.score",
     "track": "matchcut.api",
 }
 _MODULES = ("matching", "metrics")
@@ -35,10 +38,12 @@ __all__ = [
     "Timeline",
     "Tracker",
     "Video",
+    "evaluate",
     "list_models",
     "load_model",
     "matching",
     "metrics",
+    "score",
     "track",
 ]
 

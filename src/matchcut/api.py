@@ -14,6 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from matchcut.benchmarks.protocols import find_protocol
+from matchcut.benchmarks.results import Result
+from matchcut.benchmarks.run import Choice, Say, run_benchmark
+from matchcut.benchmarks.score import hidden_truth, score
 from matchcut.errors import MaskError, OutputError, PromptError
 from matchcut.masks import MAX_OBJECTS, LabelMap, check_mask, object_ids, read_mask, write_mask
 from matchcut.models.base import GuidedModel
@@ -25,7 +29,17 @@ from matchcut.video.reader import Video
 from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS
 from matchcut.weights.store import list_models, load_model
 
-__all__ = ["about_model", "annotations_of", "list_models", "load_model", "run", "track", "versions"]
+__all__ = [
+    "about_model",
+    "annotations_of",
+    "evaluate",
+    "list_models",
+    "load_model",
+    "run",
+    "score",
+    "track",
+    "versions",
+]
 
 Frame = NDArray[np.uint8]
 
@@ -255,6 +269,47 @@ def _run_stream(
     described = {"input": video.source, "size": list(video.size), "frame_rate": float(video.frame_rate)}
     write_record(folder, {**described, **about, **versions(), **measured})
     return measured
+
+
+def evaluate(
+    benchmark: str,
+    root: str | Path,
+    out: str | Path,
+    *,
+    split: str | None = None,
+    sequences: Sequence[str] | None = None,
+    model: str | GuidedModel = DEFAULT_MODEL,
+    preset: str | None = None,
+    backbone: str | None = None,
+    weights: str | None = None,
+    size: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    processes: int = 1,
+    overwrite: bool = False,
+    resume: bool = False,
+    say: Say = lambda line: None,
+) -> Result | None:
+    """Run a model on a benchmark into a folder, and score its masks by the official protocol.
+
+    Args:
+        benchmark, root, split, sequences: see `matchcut.score`.
+        out: masks go to OUT/masks/<sequence>; `write_report` adds tables and plots.
+        model, preset, backbone, weights, size, device, precision: see `load_model` and `Tracker`.
+        processes, overwrite, resume, say: see `run_benchmark`.
+
+    Returns:
+        The scores; None where the benchmark keeps the truth to itself.
+
+    Raises:
+        MatchcutError: the benchmark is not whole, the model or the folder cannot be used; the message says all of it.
+    """
+    choice = Choice(model, preset, backbone, weights, size, device, precision)
+    how: Any = {"processes": processes, "overwrite": overwrite, "resume": resume, "say": say}
+    found = run_benchmark(benchmark, root, out, choice, split=split, sequences=sequences, **how)
+    if any(hidden_truth(find_protocol(benchmark), one) for one in found):
+        return None
+    return score(benchmark, root, out, split=split, sequences=sequences)
 
 
 def about_model(model: str, preset: str | None, backbone: str | None, tracker: Tracker) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Benchmarks in their published layouts: what is there, how its truth is read, and what is wrong with it."""
 
-from matchcut.data.checks import check
+from matchcut.data.checks import check, check_dataset
 from matchcut.data.readers import DATASETS, SPLITS, read_dataset
 from matchcut.data.sequence import ObjectInfo, Sequence, is_seen, prompts, read_joints, read_truth
 
@@ -10,6 +10,7 @@ __all__ = [
     "ObjectInfo",
     "Sequence",
     "check",
+    "check_dataset",
     "is_seen",
     "prompts",
     "read_dataset",

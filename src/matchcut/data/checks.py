@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from matchcut.data.listing import VIDEOS
+from matchcut.data.readers import read_dataset
 from matchcut.data.sequence import Sequence, read_file, read_joints
 from matchcut.errors import DatasetError, MatchcutError
 from matchcut.masks import LabelMap, object_ids
@@ -12,6 +13,20 @@ from matchcut.video.images import image_size
 from matchcut.video.reader import Video
 
 Size = tuple[int, int]
+
+
+def check_dataset(
+    name: str, root: Path, split: str | None = None, sequences: Iterable[str] | None = None
+) -> list[Sequence]:
+    """`read_dataset`, where nothing is wrong with what it reads.
+
+    Raises:
+        DatasetError: all that is wrong, a line each.
+    """
+    found = read_dataset(name, root, split, sequences)
+    if problems := check(found):
+        raise DatasetError("\n".join(problems))
+    return found
 
 
 def check(sequences: list[Sequence], *, decode: bool = True) -> list[str]:

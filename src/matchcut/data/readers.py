@@ -1,6 +1,6 @@
 """Every benchmark by name, and a plain folder of frames and masks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from matchcut.data.davis import davis2016, davis2017, davis2017_automatic
@@ -91,12 +91,16 @@ SPLITS: dict[str, tuple[str, ...]] = {
 """The splits of each benchmark; the first is the one that papers report."""
 
 
-def read_dataset(name: str, root: Path, split: str | None = None) -> list[Sequence]:
-    """The sequences of a split (by default the first of `SPLITS`), in the order of its list; nothing is decoded.
+def read_dataset(
+    name: str, root: Path, split: str | None = None, sequences: Iterable[str] | None = None
+) -> list[Sequence]:
+    """The sequences of a split (by default the first of `SPLITS`), or those named, in the order of its list.
+
+    Nothing is decoded.
 
     Raises:
-        DatasetError: no such benchmark, split, root or list, or a list that names nothing. What is wrong with single
-            sequences is not raised but found by `check`.
+        DatasetError: no such benchmark, split, sequence, root or list, or a list that names nothing. What is wrong with
+            single sequences is not raised but found by `check`.
     """
     if name not in DATASETS:
         raise DatasetError(f"no dataset is called '{name}'; choose one of: {', '.join(DATASETS)}")
@@ -105,4 +109,10 @@ def read_dataset(name: str, root: Path, split: str | None = None) -> list[Sequen
         raise DatasetError(f"{name} has no split '{split}'; choose one of: {', '.join(SPLITS[name])}")
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder; give the root of {name}")
-    return DATASETS[name](root, split)
+    found = DATASETS[name](root, split)
+    if sequences is None:
+        return found
+    wanted, names = list(sequences), [one.name for one in found]
+    if unknown := [one for one in dict.fromkeys(wanted) if one not in names]:
+        raise DatasetError(f"no sequence {', '.join(unknown)} in this split; there are: {', '.join(names)}")
+    return [one for one in found if one.name in wanted]

@@ -192,6 +192,26 @@ class Tracker:
             labels, _ = self._segment(features, memory, index, chain, sorted(given), ids, frame.shape[:2])
             yield index, labels
 
+    def stream_soft(self, frames: Iterable[Frame], first: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """Carry soft maps of the first frame, masks or heat maps, to each frame after it.
+
+        Args:
+            first: (1 + N, H, W), background first, of the first frame's shape but in any size.
+
+        Yields:
+            (1 + N, h, w) a frame, in the size that the model gives.
+        """
+        memory, chain = _Memory(), Chain(0, 1, 0)
+        for index, frame in enumerate(frames):
+            features = self._encode(frame)
+            if index > 0:
+                yield self._match(features, memory, index, chain, [0])
+                continue
+            soft = torch.from_numpy(first)[None].to(self.device)
+            with torch.inference_mode():
+                for use in dict.fromkeys(reference_frames(1, chain, [0], self.policy)):
+                    memory.references[use] = self.model.remember(features, soft, annotated=use.annotated)
+
     def _run(
         self, timeline: Timeline, chain: Chain, memory: _Memory, first: int, last: int
     ) -> Iterator[tuple[int, LabelMap, dict[int, float]]]:
@@ -221,6 +241,16 @@ class Tracker:
         size: tuple[int, int],
     ) -> tuple[LabelMap, dict[int, float]]:
         """The label map of a frame and how sure each object is; the frame joins the memory."""
+        shown = self._match(features, memory, index, chain, annotated)
+        started = perf_counter()
+        result = to_labels(shown, ids, size, self.enlarge, self.stretch), confidence_of(shown, ids)
+        self._count("enlarge", started)
+        return result
+
+    def _match(
+        self, features: Any, memory: _Memory, index: int, chain: Chain, annotated: list[int]
+    ) -> NDArray[np.float32]:
+        """The soft masks (1 + N, h, w) of a frame, which joins the memory."""
         started = perf_counter()
         uses = reference_frames(index, chain, annotated, self.policy)
         with torch.inference_mode():
@@ -228,10 +258,8 @@ class Tracker:
             memory.references[Use(index, False)] = self.model.remember(features, soft)
         memory.keep([*reference_frames(index + chain.step, chain, annotated, self.policy), Use(index, False)])
         shown: NDArray[np.float32] = soft[0].float().cpu().numpy()
-        started = self._count("match", started)
-        result = to_labels(shown, ids, size, self.enlarge, self.stretch), confidence_of(shown, ids)
-        self._count("enlarge", started)
-        return result
+        self._count("match", started)
+        return shown
 
     def _annotated(self, timeline: Timeline, use: Use, ids: list[int], memory: _Memory) -> Reference:
         """The reference of an annotated frame; its features are computed once for both its uses."""

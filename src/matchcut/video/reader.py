@@ -2,7 +2,7 @@
 
 import glob
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -35,7 +35,8 @@ class Video:
     """Frames of a file, folder, glob or stream: decoded when asked for, addressed by index, never all in memory.
 
     `source` is a video file (anything PyAV decodes), an image file (one frame), a folder of images or a glob (natural
-    sort), `-` (raw Y4M on standard input), or a camera or stream URL (`0`, `/dev/video0`, `rtsp://...`). `start`, `end`
+    sort), a list of image files (as they come), `-` (raw Y4M on standard input), or a camera or stream URL (`0`,
+    `/dev/video0`, `rtsp://...`). `start`, `end`
     and `stride` select frames as a slice does, by original index; a video's indices are then those of the selection.
 
     A frame is uint8 RGB (H, W, 3), turned as the file's rotation or EXIF asks; the sample aspect ratio is ignored,
@@ -63,20 +64,23 @@ class Video:
 
     def __init__(
         self,
-        source: str | Path,
+        source: str | Path | Sequence[Path],
         *,
         start: int = 0,
         end: int | None = None,
         stride: int = 1,
         allow_truncated: bool = False,
     ) -> None:
-        self.source = str(source)
+        self._files = None if isinstance(source, str | Path) else list(source)
+        if self._files is not None and not self._files:
+            raise VideoError("an empty list of images has no frame; give at least one")
+        self.source = str(source) if self._files is None else str(self._files[0].parent)
         if stride < 1:
             raise VideoError(f"{self.source}: a stride of {stride} selects nothing; give 1 or more")
         self._frames: _Frames | None = None
         self._stream: Any = None
         self._selection = range(0)
-        if _is_stream(self.source):
+        if self._files is None and _is_stream(self.source):
             from matchcut.video.stream import StreamFrames
 
             if start < 0 or (end is not None and end <= start):
@@ -87,7 +91,7 @@ class Video:
             self.size: tuple[int, int] = self._stream.size
             self.frame_rate = Fraction(self._stream.frame_rate) / stride
         else:
-            self.name, self._frames = _open_frames(self.source, allow_truncated)
+            self.name, self._frames = _open_frames(self._files or self.source, allow_truncated)
             self._selection = range(self._frames.total)[slice(start, end, stride)]
             if not self._selection:
                 last = "the end" if end is None else end
@@ -164,8 +168,8 @@ class Video:
 
     def stamp(self) -> tuple[tuple[int, int], ...]:
         """Size and time of change of the files the frames lie in: it differs where the input was replaced."""
-        files = [Path(self.source)] if Path(self.source).is_file() else []
-        if Path(self.source).is_dir():
+        files = self._files or ([Path(self.source)] if Path(self.source).is_file() else [])
+        if not files and Path(self.source).is_dir():
             files = sorted(Path(self.source).iterdir())
         elif not files and self.seekable:
             files = [Path(one) for one in sorted(glob.glob(self.source))]  # noqa: PTH207  a pattern may be absolute
@@ -219,9 +223,11 @@ def _stream_name(source: str) -> str:
     return re.sub(r"[^\w.-]+", "_", Path(source.split("?")[0].rstrip("/")).stem) or "stream"
 
 
-def _open_frames(source: str, allow_truncated: bool) -> tuple[str, _Frames]:
+def _open_frames(source: str | list[Path], allow_truncated: bool) -> tuple[str, _Frames]:
     from matchcut.video.images import ImageFrames, folder_images, glob_images, is_image
 
+    if not isinstance(source, str):
+        return source[0].resolve().parent.name, ImageFrames(source)
     path = Path(source.removeprefix("file://")).expanduser()
     if path.is_dir():
         return path.resolve().name or "frames", ImageFrames(folder_images(path))

@@ -1,0 +1,202 @@
+"""What one process does for scoring: decode a few frames, say what is wrong with them, score those that are right."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from matchcut.benchmarks.decoding import read_prediction, read_truth_files
+from matchcut.benchmarks.protocols import Protocol
+from matchcut.data.sequence import Form
+from matchcut.errors import DatasetError, MaskError, ShapeError
+from matchcut.masks import LabelMap, object_ids
+from matchcut.metrics import (
+    MAX_PROPOSALS,
+    Assignment,
+    assign_proposals,
+    boundary_f,
+    confusion_matrix,
+    jaccard,
+    jaccard_per_object,
+    saliency,
+)
+
+CLASSES = 20
+HALF = 127
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame to score; `prediction` is None where there is no file."""
+
+    name: str
+    truth: tuple[Path, ...]
+    prediction: Path | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Frames of one sequence, by its place. `ids` are the objects, None where only the truths know; `score` False only
+    looks for what is wrong."""
+
+    place: int
+    protocol: Protocol
+    form: Form
+    frames: tuple[Frame, ...]
+    ids: tuple[int, ...] | None = None
+    score: bool = True
+
+
+@dataclass
+class FrameScores:
+    """What was found in one frame.
+
+    Attributes:
+        name: of the frame.
+        missing: whether there was no prediction; it was scored as empty then.
+        values: by id (1 where there is one object), one number a measure. An object in neither map is left out.
+        present: the ids in the truth.
+        predicted: the ids in the prediction.
+        other: a `Saliency` or a confusion matrix, where the protocol has them.
+        top: the greatest value of a grey prediction of an automatic task, else -1.
+    """
+
+    name: str
+    missing: bool = False
+    values: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    present: tuple[int, ...] = ()
+    predicted: tuple[int, ...] = ()
+    other: Any = None
+    top: int = -1
+
+
+@dataclass
+class Answer:
+    """What a job found. `problems` are (kind, line) by frame; where there are any, scores may be lacking."""
+
+    place: int
+    frames: list[FrameScores]
+    problems: list[tuple[str, str]]
+    assignment: Assignment | None = None
+
+
+def run_job(job: Job) -> Answer:
+    """Decode, check and score the frames of a job."""
+    answer = Answer(job.place, [], [])
+    if job.protocol.objects == "proposals":
+        maps = _proposal_maps(job, answer)
+        try:
+            found = assign_proposals(maps) if job.score else None
+        except ShapeError:
+            if not answer.problems:
+                raise
+            found = None
+        for _ in maps:  # what is left of it, if nothing is scored
+            pass
+        answer.assignment = None if answer.problems else found
+        return answer
+    for frame, scores, truth, prediction in _decoded(job, answer):
+        _look(job, frame, scores, truth, prediction, answer)
+        if job.score and not answer.problems:
+            _SCORERS[job.protocol.objects](job, scores, truth, prediction)
+    return answer
+
+
+def _decoded(job: Job, answer: Answer) -> Iterator[tuple[Frame, FrameScores, LabelMap, LabelMap]]:
+    """The frames that can be decoded; what cannot is added to the answer's problems."""
+    for frame in job.frames:
+        scores = FrameScores(frame.name, missing=frame.prediction is None)
+        try:
+            truth = read_truth_files(frame.truth, job.form)
+        except DatasetError as error:
+            answer.problems.append(("truth", str(error)))
+            continue
+        mode, prediction = "P", None
+        if frame.prediction is not None:
+            try:
+                mode, prediction = read_prediction(frame.prediction, truth.shape)
+            except MaskError as error:
+                kind = "size" if "its truth is" in str(error) else "unreadable"
+                answer.problems.append((kind, str(error)))
+                continue
+            if job.protocol.task in ("automatic", "saliency") and mode == "L":
+                scores.top = int(prediction.max())
+            prediction = _values(job, mode, prediction)
+        answer.frames.append(scores)
+        yield frame, scores, truth, np.zeros_like(truth) if prediction is None else prediction
+
+
+def _values(job: Job, mode: str, prediction: LabelMap) -> LabelMap:
+    """What the values of a file of this mode mean to the protocol."""
+    if job.protocol.objects == "one":
+        return (prediction > HALF).view(np.uint8) if job.protocol.task == "automatic" and mode == "L" else prediction
+    if job.protocol.objects == "map":
+        return np.where(prediction > 0, np.uint8(255), np.uint8(0)) if mode == "P" else prediction
+    white = mode == "1" or (job.form == "mask" and mode == "L" and not ((prediction > 0) & (prediction < 255)).any())
+    return np.minimum(prediction, 1) if white else prediction
+
+
+def _look(job: Job, frame: Frame, scores: FrameScores, truth: LabelMap, prediction: LabelMap, answer: Answer) -> None:
+    """Find the ids, and among the prediction's those that may not be there."""
+    if job.protocol.objects == "classes":
+        if (top := int(prediction.max())) >= CLASSES:
+            line = f"{frame.prediction}: holds label {top}, but the classes are 0 to {CLASSES - 1}; write those"
+            answer.problems.append(("ids", line))
+        return
+    if job.protocol.objects != "ids":
+        return
+    scores.present, scores.predicted = tuple(object_ids(truth)), tuple(object_ids(prediction))
+    if prediction.max() == 255:
+        scores.predicted += (255,)
+    if job.ids is not None:
+        scores.present = tuple(one for one in scores.present if one in job.ids)
+        if strangers := [one for one in scores.predicted if one not in job.ids]:
+            answer.problems.append(strange_ids(frame.prediction, strangers, job.ids))
+
+
+def strange_ids(path: Path | None, strangers: list[int], ids: tuple[int, ...]) -> tuple[str, str]:
+    """The problem of a prediction with objects that the truth has not."""
+    have, known = ", ".join(map(str, strangers)), ", ".join(map(str, ids)) or "none"
+    noun = "object" if len(strangers) == 1 else "objects"
+    return "ids", f"{path}: holds {noun} {have}, but the truth's are {known}; remove what is not among them"
+
+
+def _proposal_maps(job: Job, answer: Answer) -> Iterator[tuple[LabelMap, LabelMap]]:
+    """Truth and prediction of each frame of a sequence that is scored as a whole."""
+    shape: tuple[int, ...] | None = None
+    for frame, _, truth, prediction in _decoded(job, answer):
+        if (top := int(prediction.max())) > MAX_PROPOSALS:
+            line = f"{frame.prediction}: holds proposal {top}; ids are 1 to {MAX_PROPOSALS}, 0 is background"
+            answer.problems.append(("ids", line))
+            continue
+        shape = shape or truth.shape
+        if truth.shape != shape:
+            answer.problems.append(("truth", f"{frame.truth[0]}: differs in size from the first truth; restore it"))
+            continue
+        yield truth, prediction
+
+
+def _one(job: Job, scores: FrameScores, truth: LabelMap, prediction: LabelMap) -> None:
+    a, b = truth.view(np.bool_), prediction.view(np.bool_)  # the metrics take any byte above 0 as true
+    both = jaccard(a, b), boundary_f(a, b) if "F" in job.protocol.measures else 0.0
+    scores.values[1] = both[: len(job.protocol.measures)]
+
+
+def _ids(job: Job, scores: FrameScores, truth: LabelMap, prediction: LabelMap) -> None:
+    ids = sorted({*scores.present, *scores.predicted} - {255})
+    for one, j in zip(ids, jaccard_per_object(truth, prediction, ids).tolist(), strict=True):
+        f = (boundary_f(truth == one, prediction == one),) if "F" in job.protocol.measures else ()
+        scores.values[one] = (j, *f)
+
+
+def _map(job: Job, scores: FrameScores, truth: LabelMap, prediction: LabelMap) -> None:
+    scores.other = saliency(truth.view(np.bool_), prediction)
+
+
+def _classes(job: Job, scores: FrameScores, truth: LabelMap, prediction: LabelMap) -> None:
+    scores.other = confusion_matrix(truth, prediction, CLASSES)
+
+
+_SCORERS = {"one": _one, "ids": _ids, "map": _map, "classes": _classes}
