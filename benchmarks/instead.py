@@ -20,9 +20,21 @@ Done = Callable[[], None]
 Run = Callable[[Any, Any, Path, Done], None]
 
 
+def random_resnet18() -> Backbone:
+    """ResNet-18 up to CRW's 256 channels at stride 8, with random weights as torchvision draws them.
+
+    timm begins the last norm of each block at 0, which leaves a chain of shortcuts whose features hardly differ.
+    """
+    net = Backbone("resnet18", stages=(3,), stride=8)
+    for name, weight in net.named_parameters():
+        if name.endswith("bn2.weight"):
+            torch.nn.init.ones_(weight)
+    return net
+
+
 def dense_crw() -> tuple[Run, str]:
     """CRW's protocol with all scores at once: float32, context 20, one step after the other."""
-    net = Backbone("resnet18", stages=(3,), stride=8).eval()
+    net = random_resnet18().eval()
 
     def keys_of(frame: Any) -> Any:
         image = torch.from_numpy(frame).permute(2, 0, 1)[None].float() / 255

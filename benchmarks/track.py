@@ -23,14 +23,14 @@ from typing import Any
 
 from common import in_subprocess, machine, peak_gib, sequence, table
 
-OURS: dict[str, tuple[str | None, str | None, int]] = {  # preset, random backbone, objects
-    "default": (None, None, 1),
-    "default-5": (None, None, 5),
-    "crw": ("crw", None, 1),
-    "dino": ("dino", None, 1),
-    "vfs": ("vfs", None, 1),
-    "mask-vos": ("mask-vos", None, 1),
-    "crw-resnet18": ("crw", "resnet18", 1),
+OURS: dict[str, tuple[str | None, bool, int]] = {  # preset, whether with a random ResNet-18, objects
+    "default": (None, False, 1),
+    "default-5": (None, False, 5),
+    "crw": ("crw", False, 1),
+    "dino": ("dino", False, 1),
+    "vfs": ("vfs", False, 1),
+    "mask-vos": ("mask-vos", False, 1),
+    "crw-resnet18": ("crw", True, 1),
 }
 SLOW = {"crw-dense": "crw-resnet18", "sam2": "default", "sam2-bf16": "default"}
 """Not ours, and which of ours they are compared with."""
@@ -101,9 +101,9 @@ def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
 
         run, precision = instead.RUNS[row]()
     else:
-        preset, backbone, objects = OURS[row]
+        preset, random, objects = OURS[row]
         labels = stripes(labels, objects)
-        run, precision = matchcut_run(preset, backbone)
+        run, precision = matchcut_run(preset, random)
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
@@ -133,18 +133,16 @@ def stripes(labels: Any, count: int) -> Any:
     return result
 
 
-def matchcut_run(preset: str | None, backbone: str | None) -> tuple[Callable[..., None], str]:
+def matchcut_run(preset: str | None, random: bool) -> tuple[Callable[..., None], str]:
     """As `matchcut track` does it: what runs, and the precision of its features."""
+    from instead import random_resnet18
     from matchcut import Tracker, api
-    from matchcut.models.backbones import Backbone
     from matchcut.models.label_propagation import LabelPropagation
     from matchcut.tracking.outputs import Outputs
 
     model = api.load_model(preset=preset)
-    if backbone is not None:  # the stage of CRW and its 256 channels
-        net = Backbone(backbone, stages=(3,), stride=8)
-        assert net.net.feature_info[3]["num_chs"] == 256
-        model = LabelPropagation(net, preset or "crw")
+    if random:
+        model = LabelPropagation(random_resnet18(), preset or "crw")
     tracker = Tracker(model, device="cpu")
 
     def run(video: Any, labels: Any, folder: Path, done: Callable[[], None]) -> None:
