@@ -309,7 +309,7 @@ def evaluate(
     found = run_benchmark(benchmark, root, out, choice, split=split, sequences=sequences, **how)
     if any(hidden_truth(find_protocol(benchmark), one) for one in found):
         return None
-    return score(benchmark, root, out, split=split, sequences=sequences)
+    return score(benchmark, root, Path(out) / "masks", split=split, sequences=sequences)
 
 
 def about_model(model: str, preset: str | None, backbone: str | None, tracker: Tracker) -> dict[str, Any]:

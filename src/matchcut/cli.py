@@ -145,7 +145,7 @@ def score(
     else:
         from matchcut.benchmarks.report import read_report
 
-        _report(result, out, read_report(compare / "report.json"))
+        _report(result, out, read_report(compare))
 
 
 @app.command()
@@ -177,13 +177,12 @@ def evaluate(
     """Run a model on a benchmark and score it by the official protocol."""
     from matchcut.benchmarks.protocols import find_protocol
 
-    names = _names(sequences, more)
+    names, protocol = _names(sequences, more), find_protocol(benchmark)
     if submission not in (None, "youtube-vos") or (submission and not benchmark.startswith("youtube-vos")):
         raise PromptError(f"--submission {submission}: expected youtube-vos, for one of the youtube-vos benchmarks")
     if check:
         from matchcut.data import check_dataset
 
-        protocol = find_protocol(benchmark)
         found = check_dataset(protocol.dataset, root, split or protocol.split, names)
         frames = sum(len(one.images) for one in found)
         typer.echo(f"{benchmark}: {len(found)} sequences, {frames} frames, nothing is wrong")
@@ -193,7 +192,11 @@ def evaluate(
     from matchcut import api
     from matchcut.benchmarks.report import read_report
 
-    other = read_report(compare / "report.json") if compare else None
+    if compare and compare.resolve() == out.resolve():
+        raise PromptError(f"--compare {compare}: is -o itself; give the folder of another run")
+    other = read_report(compare) if compare else None
+    if other and (other.benchmark, other.split) != (benchmark, split or protocol.split):
+        raise PromptError(f"--compare {compare}: is of {other.benchmark} {other.split}; give a run of this benchmark")
     chosen: Any = {"model": model, "preset": preset, "backbone": backbone, "weights": str(weights) if weights else None}
     how: Any = {"size": size, "device": device, "precision": precision, "processes": processes}
     what: Any = {"split": split, "sequences": names, "overwrite": overwrite, "resume": resume}
@@ -206,13 +209,13 @@ def evaluate(
         raise typer.Exit(130) from stop
     typer.echo(f"masks     {out / 'masks'}")
     if submission:
+        from matchcut.benchmarks.run import SUBMISSION
         from matchcut.benchmarks.submission import write_submission
         from matchcut.data import read_dataset
 
-        protocol = find_protocol(benchmark)
         found = read_dataset(protocol.dataset, root, split or protocol.split, names)
-        write_submission(found, out / "masks", out / "submission.zip")
-        typer.echo(f"zip       {out / 'submission.zip'}")
+        write_submission(found, out / "masks", out / SUBMISSION)
+        typer.echo(f"zip       {out / SUBMISSION}")
     if result is None:
         typer.echo("not scored: the truth is not public; the benchmark's server scores the masks")
     else:

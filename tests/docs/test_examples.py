@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from matchcut.benchmarks.protocols import PROTOCOLS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -39,3 +41,8 @@ def test_options_in_the_readme_exist() -> None:
     known = {f"--{name}" for name in re.findall(r"^    (\w+): Annotated", source, re.MULTILINE)}
     known |= set(re.findall(r'"(--[a-z-]+)"', source))
     assert shown <= known, shown - known
+
+
+def test_the_evaluation_page_names_every_benchmark_and_what_a_model_runs_on() -> None:
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (g?) ?\|", (ROOT / "docs/evaluation.md").read_text(), re.MULTILINE)
+    assert rows == [(one.name, "g" if one.prompted else "") for one in PROTOCOLS.values()]

@@ -7,11 +7,16 @@ is gone on with; nothing else that lies in the folder is ever read.
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator
+import signal
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import closing
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import Thread
 from time import perf_counter
 from typing import Any
 
@@ -20,8 +25,10 @@ import torch
 from numpy.typing import NDArray
 
 from matchcut.benchmarks.protocols import Protocol, find_protocol
+from matchcut.benchmarks.report import OWN, REPORT
 from matchcut.data import Sequence, check_dataset, prompts, read_joints, read_truth
-from matchcut.errors import ModelError, OutputError
+from matchcut.data.listing import VIDEOS
+from matchcut.errors import MatchcutError, ModelError, OutputError
 from matchcut.files import atomic_path, make_folder, output_error
 from matchcut.masks import write_mask
 from matchcut.metrics import joint_positions
@@ -33,12 +40,14 @@ from matchcut.weights.specs import DEFAULT_MODEL
 from matchcut.weights.store import load_model
 
 Say = Callable[[str], None]
+Record = dict[str, Any]
 
 PUBLISHED: dict[str, tuple[int, int]] = {"vip": (560, 4), "jhmdb": (320, 7)}
 """Short side and context of label propagation on a benchmark, where they are not those of DAVIS. Contexts: Jabri et
 al., NeurIPS 2020; sizes: Li et al., NeurIPS 2019, whose scripts others use."""
 SIGMA = 0.5
-"""Of a joint's heat map in cells of 8 pixels (Li et al., NeurIPS 2019)."""
+"""Of a joint's heat map, in cells of the grid (Li et al., NeurIPS 2019)."""
+SUBMISSION = "submission.zip"
 
 
 @dataclass(frozen=True)
@@ -110,161 +119,206 @@ def run_benchmark(
             f"{benchmark} is for models that need no prompt, and there is none yet; for a guided model choose "
             "another, as davis2016 or davis2017"
         )
+    if processes > 1 and not isinstance(choice.model, str):
+        raise ModelError("several processes load the model by its name; give a name, or one process")
     found = check_dataset(protocol.dataset, root, split or protocol.split, sequences)
-    tracker = choice.tracker(protocol)  # before anything is written: a wrong name shows here
-    _open(out, overwrite=overwrite, resume=resume)
-    done: Iterator[tuple[str, dict[str, Any]]]
-    if processes == 1 or len(found) == 1:
-        done = ((one.name, _run(one, protocol, tracker, out, choice)) for one in found)
-    else:
-        if not isinstance(choice.model, str):
-            raise ModelError("several processes load the model by its name; give a name, or one process")
-        done = _in_processes(found, protocol, choice, out, min(processes, len(found)))
-    for count, (name, record) in enumerate(done, start=1):
-        how = "done before" if record["done_before"] else f"{record['frames'] / record['seconds']:.1f} frames/s"
-        say(f"{count:4d}/{len(found)}  {name}: {record['frames']} frames, {how}")
+    tracker = choice.tracker(protocol)
+    _check_folder(out, overwrite=overwrite, resume=resume)
+    # Before anything is written or run: a run of something else shows here.
+    finished = {one.name: record for one in found if resume and (record := _finished(one, protocol, tracker, out))}
+    _clear(out, everything=not resume)
+    make_folder(out / "masks")
+    make_folder(out / "runs")
+    todo = [one for one in found if one.name not in finished]
+    processes = min(processes, len(todo))
+    work = partial(_run, protocol, tracker, out, choice)
+    done = _in_processes(todo, protocol, choice, out, processes) if processes > 1 else (work(one) for one in todo)
+    for count, (name, record) in enumerate(finished.items(), start=1):
+        say(f"{count:4d}/{len(found)}  {name}: {record['frames']} frames, done before")
+    with closing(done):  # however this ends, no process is left
+        for count, record in enumerate(done, start=1 + len(finished)):
+            line = f"{record['sequence']}: {record['frames']} frames in {record['seconds']:.1f} s"
+            say(f"{count:4d}/{len(found)}  {line}")
     return found
 
 
+# --- processes
+
+
 def _in_processes(
-    found: list[Sequence], protocol: Protocol, choice: Choice, out: Path, processes: int
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    todo: list[Sequence], protocol: Protocol, choice: Choice, out: Path, processes: int
+) -> Generator[Record, None, None]:
+    threads = max(1, torch.get_num_threads() // processes)
     context = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    longest = sorted(found, key=lambda one: -len(one.images))
-    with ProcessPoolExecutor(processes, context, _start_worker, (protocol, choice, out, threads)) as pool:
-        running = {pool.submit(_work, one): one.name for one in longest}
+    ours, theirs = context.Pipe(duplex=False)
+    begin = partial(_start_worker, protocol, choice, out, threads, ours)
+    with ours, theirs, ProcessPoolExecutor(processes, context, begin) as pool:
         try:
-            for future in as_completed(running):
-                yield running[future], future.result()
+            longest = sorted(todo, key=lambda one: -len(one.images))
+            for future in as_completed([pool.submit(_work, one) for one in longest]):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise MatchcutError(
+                "a process was ended from outside (out of memory?): go on with --resume and fewer --processes"
+            ) from error
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            theirs.close()  # ends the workers now, not when their sequences are done
             raise
 
 
-_worker: Callable[[Sequence], dict[str, Any]]  # in a process of a pool, set as it starts
+_worker: Callable[[Sequence], Record]  # in a process of a pool, set as it starts
 
 
-def _start_worker(protocol: Protocol, choice: Choice, out: Path, threads: int) -> None:
+def _start_worker(protocol: Protocol, choice: Choice, out: Path, threads: int, parent: Connection) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
-    tracker = choice.tracker(protocol)
-    _worker = lambda sequence: _run(sequence, protocol, tracker, out, choice)  # noqa: E731
+    _worker = partial(_run, protocol, choice.tracker(protocol), out, choice)
 
 
-def _work(sequence: Sequence) -> dict[str, Any]:
+def _end_with(parent: Connection) -> None:
+    """End this process once the parent has closed its end of the pipe, or was killed."""
+    with suppress(EOFError, OSError):
+        parent.recv_bytes()
+    os._exit(1)
+
+
+def _work(sequence: Sequence) -> Record:
     return _worker(sequence)
 
 
-def _open(out: Path, *, overwrite: bool, resume: bool) -> None:
+# --- the folder
+
+
+def _check_folder(out: Path, *, overwrite: bool, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file: give a folder with -o")
     make_folder(out)
-    held = sorted(one.name for one in out.iterdir())
+    try:
+        held = sorted(one.name for one in out.iterdir())
+    except OSError as error:
+        raise output_error(out, error) from error
     if held and not overwrite and not resume:
         raise OutputError(
             f"{out} is not empty (it holds {held[0]}): --overwrite replaces an earlier run, --resume goes on with it"
         )
+
+
+def _clear(out: Path, *, everything: bool) -> None:
+    """Remove what was made of other masks than there will be, and halves of files; with `everything`, all of a run."""
     try:
-        (out / "report.json").unlink(missing_ok=True)  # of other masks than there will be
-        if not resume:
-            for pattern in ("masks/*/*.png", "masks/*.json", "runs/*.json", "runs/*.safetensors"):
-                for path in out.glob(pattern):
-                    path.unlink()
-            for folder in out.glob("masks/*/"):
-                folder.rmdir()
+        for pattern in (REPORT, *OWN, SUBMISSION, "runs/.*"):
+            for path in out.glob(pattern):
+                path.unlink()
+        for record in (out / "runs").glob("*.json"):
+            folder = out / "masks" / record.stem
+            for path in folder.glob("*.png" if everything else ".*.png"):
+                path.unlink()
+            if everything:
+                with suppress(OSError):  # where something else lies in it
+                    folder.rmdir()
+                for path in (folder.with_name(record.name), record.with_suffix(".safetensors"), record):
+                    path.unlink(missing_ok=True)
     except OSError as error:
         raise output_error(out, error) from error
-    make_folder(out / "masks")
-    make_folder(out / "runs")
 
 
-def _run(sequence: Sequence, protocol: Protocol, tracker: Tracker, out: Path, choice: Choice) -> dict[str, Any]:
-    """Run one sequence, unless that was done; the record of it."""
-    files = list(sequence.images.values())
-    names = list(sequence.images)
-    given = prompts(sequence)
+def _write_record(out: Path, record: Record) -> None:
+    with atomic_path(out / "runs" / f"{record['sequence']}.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _finished(sequence: Sequence, protocol: Protocol, tracker: Tracker, out: Path) -> Record | None:
+    """The record of a sequence's run, None where it was not finished.
+
+    Raises:
+        OutputError: it was of another input or other settings.
+    """
+    try:
+        record = json.loads((out / "runs" / f"{sequence.name}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    with _job(sequence, protocol, tracker, out) as job:
+        if record.get("fingerprint") != job.fingerprint:
+            raise OutputError(
+                f"{out} holds a run of {sequence.name} with another input, model or setting: --overwrite replaces it"
+            )
+        return record if "seconds" in record and all(path.exists() for path in job.wanted) else None
+
+
+# --- one sequence
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a sequence's run needs: its video from the first frame that is given, and the files to be written."""
+
+    timeline: Timeline
+    fingerprint: str
+    first: int
+    wanted: list[Path]
+    joints: NDArray[np.float64] | None = None
+    heat: NDArray[np.float32] | None = None
+
+
+@contextmanager
+def _job(sequence: Sequence, protocol: Protocol, tracker: Tracker, out: Path) -> Iterator[_Job]:
+    given, names, files = prompts(sequence), list(sequence.images), list(sequence.images.values())
     first = names.index(next(iter(given)))
-    one_file = len(set(files)) == 1 and len(files) > 1
-    with closing(Video(files[0], start=first) if one_file else Video(files[first:])) as video:
-        work = _joints if protocol.task == "jhmdb" else _masks
-        started = perf_counter()
-        record = work(sequence, video, given, names, first, tracker, out)
-    if not record["done_before"]:
-        record |= {"frames": len(names) - first, "seconds": round(perf_counter() - started, 3), **choice.described()}
-        with atomic_path(out / "runs" / f"{sequence.name}.json") as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n")
+    place = out / "masks" / sequence.name
+    film = files[0].suffix.lower() in VIDEOS
+    with Video(files[0], start=first) if film else Video(files[first:]) as video:
+        timeline = Timeline(video, place, correctable=False)
+        if protocol.task == "jhmdb":
+            joints = read_joints(sequence)[0]  # (N, 2)
+            cell = getattr(tracker.model, "grid", 8) * min(video.size) / (tracker.size or min(video.size))
+            heat = _heat(joints, video.size, cell)
+            timeline.annotate(0, (1 + heat[1:].argmax(0)).astype(np.uint8))  # for the fingerprint alone
+            path = place.with_name(f"{sequence.name}.json")
+            yield _Job(timeline, tracker.fingerprint(timeline), first, [path], joints, heat)
+            return
+        for frame, ids in given.items():
+            labels = read_truth(sequence, frame)
+            timeline.annotate(names.index(frame) - first, np.where(np.isin(labels, ids), labels, 0).astype(np.uint8))
+        yield _Job(timeline, tracker.fingerprint(timeline), first, [place / f"{name}.png" for name in names])
+
+
+def _run(protocol: Protocol, tracker: Tracker, out: Path, choice: Choice, sequence: Sequence) -> Record:
+    """Run one sequence; the record of it, which is written before and, with the seconds, after."""
+    started = perf_counter()
+    with _job(sequence, protocol, tracker, out) as job:
+        about = {"sequence": sequence.name, "fingerprint": job.fingerprint, "frames": len(sequence.images)}
+        record = about | choice.described()
+        _write_record(out, record)
+        if job.joints is None:
+            make_folder(job.wanted[0].parent)
+            tracker.fill(job.timeline, checkpoint=out / "runs" / f"{sequence.name}.safetensors")
+            for path in job.wanted[: job.first]:  # before the first object enters
+                write_mask(path, np.zeros(job.timeline.size, np.uint8))
+        else:
+            _carry_joints(job, tracker)
+    record["seconds"] = round(perf_counter() - started, 3)
+    _write_record(out, record)
     return record
 
 
-def _masks(
-    sequence: Sequence,
-    video: Video,
-    given: dict[str, tuple[int, ...]],
-    names: list[str],
-    first: int,
-    tracker: Tracker,
-    out: Path,
-) -> dict[str, Any]:
-    folder = out / "masks" / sequence.name
-    make_folder(folder)
-    timeline = Timeline(video, folder, correctable=False)
-    for frame, ids in given.items():
-        labels = read_truth(sequence, frame)
-        timeline.annotate(names.index(frame) - first, np.where(np.isin(labels, ids), labels, 0).astype(np.uint8))
-    fingerprint = tracker.fingerprint(timeline)
-    wanted = [folder / f"{name}.png" for name in names]
-    if (known := _known(out, sequence.name, fingerprint)) is not None and all(path.exists() for path in wanted):
-        return known
-    tracker.fill(timeline, checkpoint=out / "runs" / f"{sequence.name}.safetensors")
-    for path in wanted[:first]:  # before the first object enters
-        write_mask(path, np.zeros(video.size, np.uint8))
-    return {"fingerprint": fingerprint, "done_before": False}
-
-
-def _joints(
-    sequence: Sequence,
-    video: Video,
-    given: dict[str, tuple[int, ...]],
-    names: list[str],
-    first: int,
-    tracker: Tracker,
-    out: Path,
-) -> dict[str, Any]:
+def _carry_joints(job: _Job, tracker: Tracker) -> None:
     """The joints of the first frame as heat maps, carried along; where each is strongest is the joint."""
-    joints = read_joints(sequence)[0]  # (N, 2)
-    timeline = Timeline(video)
-    heat = _heat(joints, video.size, 8 * SIGMA * min(video.size) / (tracker.size or min(video.size)))
-    timeline.annotate(0, (1 + heat[1:].argmax(0)).astype(np.uint8))  # for the fingerprint alone
-    fingerprint = tracker.fingerprint(timeline)
-    path = out / "masks" / f"{sequence.name}.json"
-    if (known := _known(out, sequence.name, fingerprint)) is not None and path.exists():
-        return known
-    found = [joints, *(joint_positions(soft[1:], video.size) for soft in tracker.stream_soft(video, heat))]
-    rows = [[None if np.isnan(joint).any() else joint.tolist() for joint in frame] for frame in found]
-    with atomic_path(path) as temporary:
+    assert job.joints is not None and job.heat is not None
+    video = job.timeline.video
+    later = (joint_positions(soft[1:], video.size) for soft in tracker.stream_soft(video, job.heat))
+    rows = [[None if np.isnan(joint).any() else joint.tolist() for joint in frame] for frame in (job.joints, *later)]
+    with atomic_path(job.wanted[0]) as temporary:
         temporary.write_text(json.dumps(rows) + "\n")
-    return {"fingerprint": fingerprint, "done_before": False}
 
 
-def _heat(joints: NDArray[np.float64], size: tuple[int, int], sigma: float) -> NDArray[np.float32]:
-    """(1 + N, H, W) a Gaussian of `sigma` pixels a joint (N, 2), and what they leave first."""
-    ys, xs = np.mgrid[: size[0], : size[1]]
-    squares = (xs - joints[:, 0, None, None]) ** 2 + (ys - joints[:, 1, None, None]) ** 2
-    heat = np.exp(-squares / (2 * sigma**2))
-    return np.concatenate([1 - heat.max(0, keepdims=True), heat]).astype(np.float32)
+def _heat(joints: NDArray[np.float64], size: tuple[int, int], cell: float) -> NDArray[np.float32]:
+    """(1 + N, H, W) a Gaussian a joint (N, 2), and what they leave first; a cell is `cell` pixels wide.
 
-
-def _known(out: Path, name: str, fingerprint: str) -> dict[str, Any] | None:
-    """The record of a finished run with this fingerprint; None where there is none.
-
-    Raises:
-        OutputError: the record is of another input or other settings.
+    As published, a joint in the corner of a cell lies in its middle, and `joint_positions` reads it back so.
     """
-    path = out / "runs" / f"{name}.json"
-    if not path.exists():
-        return None
-    record: dict[str, Any] = json.loads(path.read_text())
-    if record.get("fingerprint") != fingerprint:
-        raise OutputError(f"{out} holds a run of {name} with another input, model or setting: --overwrite replaces it")
-    return {**record, "done_before": True}
+    ys, xs = np.mgrid[: size[0], : size[1]] - (cell - 1) / 2
+    squares = (xs - joints[:, 0, None, None]) ** 2 + (ys - joints[:, 1, None, None]) ** 2
+    heat = np.exp(-squares / (2 * (SIGMA * cell) ** 2))
+    return np.concatenate([1 - heat.max(0, keepdims=True), heat]).astype(np.float32)
