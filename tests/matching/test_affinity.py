@@ -6,6 +6,8 @@ float32 scores of two routes differ in their last bits, so which of two nearly e
 
 import importlib
 import math
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -637,6 +639,15 @@ def test_compiled_gives_the_same(backend, differentiable):
         (ours,) = torch.autograd.grad(carried.square().sum(), query)
         (plain,) = torch.autograd.grad(expected.square().sum(), query)
         torch.testing.assert_close(ours, plain)
+
+
+def test_torch_keeps_its_number_of_threads():
+    code = (
+        "import torch; torch.set_num_threads(1); from matchcut.matching import affinity; x = torch.ones(1, 32, 9, 9); "
+        "affinity(x, x); print(torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
 
 
 def test_threads_do_not_disturb_each_other():

@@ -32,8 +32,11 @@ _LOCK = threading.Lock()
 @contextlib.contextmanager
 def as_many_threads_as_torch() -> Iterator[None]:
     """For calling kernels; one caller at a time, since not every threading layer of Numba can take two."""
+    threads = torch.get_num_threads()
     with _LOCK:
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        if torch.get_num_threads() != threads:  # Numba sets up the OpenMP that torch uses too, once
+            torch.set_num_threads(threads)
         yield
 
 
