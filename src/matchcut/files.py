@@ -1,11 +1,14 @@
 """Writing files so that a reader, or a run that resumes, never sees half of one."""
 
+import csv
 import errno
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from matchcut.errors import OutputError
 
@@ -46,6 +49,25 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Sequence[Any]], decimals: int = 3) -> Path:
+    """A CSV as pandas writes it with a `float_format` of so many decimals: NaN is empty.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+
+    def cell(value: Any) -> str:
+        if isinstance(value, float):
+            return "" if math.isnan(value) else f"{value:.{decimals}f}"
+        return str(value)
+
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows([[cell(value) for value in row] for row in rows])
+    return path
 
 
 def output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from matchcut.benchmarks import plots
+from matchcut.benchmarks import drawing, plots
 from matchcut.benchmarks.results import ObjectScores, Result
 
 NAN = float("nan")
@@ -194,7 +194,7 @@ def test_a_sheet_shows_each_picture_in_its_place():
 
 def test_saving_twice_gives_the_same_bytes_whatever_the_names(tmp_path):
     for path in (tmp_path / "a.png", tmp_path / "b.png"):
-        plots.save(plots.scores_over_time([one("$x_1$ 犬", 1, (0.5, 0.6))]), path)
+        drawing.save(plots.scores_over_time([one("$x_1$ 犬", 1, (0.5, 0.6))]), path)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     with Image.open(tmp_path / "a.png") as image:
         assert image.convert("L").getextrema()[0] < 60  # something is drawn

@@ -196,7 +196,7 @@ def test_a_run_that_fails_leaves_no_report_to_read(tmp_path, monkeypatch):
     def fail(*_):
         raise OutputError("no space left")
 
-    monkeypatch.setattr(report.plots, "save", fail)
+    monkeypatch.setattr(report, "save", fail)
     with pytest.raises(OutputError, match="no space left"):
         write_report(result(tmp_path), out)
     with pytest.raises(DatasetError, match="no report can be read there"):

@@ -1,22 +1,19 @@
 """The pictures of a report: scores over time, bars a sequence, precision and recall, and two results side by side.
 
-Each function draws one matplotlib Figure and touches no global state; `save` writes it. matplotlib is imported when a
-figure is drawn.
+Each function draws one matplotlib Figure and touches no global state. matplotlib is imported when a figure is drawn.
 """
 
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from matchcut.benchmarks.drawing import COLOURS, GREY, bare, new_figure
 from matchcut.benchmarks.results import ObjectScores, Result, row_measures
-from matchcut.files import atomic_path
 from matchcut.masks import davis_palette
 
 if TYPE_CHECKING:
@@ -25,10 +22,7 @@ if TYPE_CHECKING:
 
 Dash = Literal["-", "--", ":", "-."]
 
-_DPI = 110
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # Okabe and Ito's, for any eye
 _DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
-_GREY, _LIGHT = "#444444", "#dddddd"
 _FEW = 40  # frames: up to here each gets a dot too
 _LONGEST = 34  # characters of a name
 
@@ -63,13 +57,13 @@ def scores_over_time(objects: Sequence[ObjectScores]) -> "Figure":
         panel.set_ylim(0, top * 1.02)
         panel.set_xlim(first, max(last, first + 1))
         panel.tick_params(labelbottom=number + columns >= len(objects), labelleft=number % columns == 0)
-        panel.set_title(_panel_title(one, measures), fontsize=9, loc="left", color=_GREY)
+        panel.set_title(_panel_title(one, measures), fontsize=9, loc="left", color=GREY)
         if number % columns == 0:
             panel.set_ylabel(f"{', '.join(measures)} (0 to 1)" if top <= 1 else ", ".join(measures), fontsize=9)
         if number + columns >= len(objects):
             panel.set_xlabel(unit, fontsize=9)
     _heading(figure, objects[0].sequence or "all sequences")
-    _legend(figure, [(measure, dash, _GREY) for measure, dash in zip(measures, _dashes(len(measures)), strict=True)])
+    _legend(figure, [(measure, dash, GREY) for measure, dash in zip(measures, _dashes(len(measures)), strict=True)])
     return figure
 
 
@@ -97,18 +91,18 @@ def precision_recall(result: Result) -> "Figure":
     """Precision against recall, and F against the threshold with its maximum, from the curves of a saliency result."""
     figure, (left, right) = _grid(2, 2, 3.7, 3.3)
     curves = result.curves
-    left.plot(curves["recall"], curves["precision"], color=_COLOURS[0], linewidth=1.6)
+    left.plot(curves["recall"], curves["precision"], color=COLOURS[0], linewidth=1.6)
     for panel, across, up in ((left, "recall (0 to 1)", "precision (0 to 1)"), (right, "threshold (0 to 255)", "F")):
         panel.set_ylim(0, 1.02)
         panel.set_xlabel(across, fontsize=9)
         panel.set_ylabel(up, fontsize=9)
     left.set_xlim(0, 1.02)
-    left.set_title("precision and recall", fontsize=9, loc="left", color=_GREY)
+    left.set_title("precision and recall", fontsize=9, loc="left", color=GREY)
     f = np.asarray(curves["f-measure"])
     best = int(np.nanargmax(f))
-    right.plot(np.arange(f.size), f, color=_COLOURS[0], linewidth=1.6)
-    right.plot([best], [f[best]], "o", color=_COLOURS[5], markersize=5)
-    right.set_title(f"F, its maximum {f[best]:.3f} at threshold {best}", fontsize=9, loc="left", color=_GREY)
+    right.plot(np.arange(f.size), f, color=COLOURS[0], linewidth=1.6)
+    right.plot([best], [f[best]], "o", color=COLOURS[5], markersize=5)
+    right.set_title(f"F, its maximum {f[best]:.3f} at threshold {best}", fontsize=9, loc="left", color=GREY)
     right.set_xlim(0, f.size - 1)
     right.set_xticks([0, 64, 128, 192, 255])
     right.set_ylabel("F, beta² = 0.3 (0 to 1)", fontsize=9)
@@ -126,7 +120,7 @@ def difference_bars(first: Result, second: Result) -> "Figure":
     finite = [abs(value) for values in table.values() for value in values if math.isfinite(value)]
     reach = max([0.01, *finite]) * 1.25
     panel.set_xlim(-reach, reach)
-    panel.axvline(0, color=_GREY, linewidth=0.8, zorder=3)
+    panel.axvline(0, color=GREY, linewidth=0.8, zorder=3)
     a, b = result_names(first, second)
     panel.set_xlabel(f"mean of {plain(a)} less mean of {plain(b)}", fontsize=9)
     entries: list[tuple[str, Dash, str]] = []
@@ -143,13 +137,13 @@ def picture_sheet(heads: Sequence[str], rows: Sequence[Comparison]) -> "Figure":
     wide, gap, title, head = 3.4, 0.05, 0.3, 0.3  # inches
     tall = [wide * row.pictures[0].shape[0] / row.pictures[0].shape[1] for row in rows]
     size = (len(heads) * (wide + gap) + gap, head + sum(tall) + len(rows) * (title + gap))
-    figure = _figure(*size)
+    figure = new_figure(*size)
     top = size[1] - head
     for column, text in enumerate(heads):
         x = gap + column * (wide + gap)
-        figure.text(x / size[0], 1 - 0.2 / size[1], plain(text), fontsize=10, weight="bold", color=_GREY)
+        figure.text(x / size[0], 1 - 0.2 / size[1], plain(text), fontsize=10, weight="bold", color=GREY)
     for row, height in zip(rows, tall, strict=True):
-        figure.text(gap / size[0], (top - 0.2) / size[1], plain(row.title), fontsize=9, color=_GREY)
+        figure.text(gap / size[0], (top - 0.2) / size[1], plain(row.title), fontsize=9, color=GREY)
         for column, picture in enumerate(row.pictures):
             x, y = gap + column * (wide + gap), top - title - height
             panel = figure.add_axes((x / size[0], y / size[1], wide / size[0], height / size[1]))
@@ -157,17 +151,6 @@ def picture_sheet(heads: Sequence[str], rows: Sequence[Comparison]) -> "Figure":
             panel.set_axis_off()
         top -= title + height + gap
     return figure
-
-
-def save(figure: "Figure", path: Path) -> None:
-    """Write a figure as a PNG, all of it or nothing.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    with atomic_path(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script that the font lacks
-        figure.savefig(temporary, dpi=_DPI, format="png", metadata={"Software": None})
 
 
 def frame_numbers(objects: Sequence[Sequence[str]]) -> tuple[list[list[int]], str]:
@@ -215,24 +198,18 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), facecolor="white")
-
-
 def _grid(count: int, columns: int, width: float, height: float) -> tuple["Figure", list["Axes"]]:
     """Panels of a size in inches, row by row, with room for a heading and labels; laid out by hand, which is fast."""
     rows = math.ceil(count / columns)
     left, right, top, bottom, across, down = 0.65, 0.2, 0.9, 0.55, 0.65 if width < height * 1.5 else 0.3, 0.4
     size = (left + right + columns * width + (columns - 1) * across, top + bottom + rows * height + (rows - 1) * down)
-    figure = _figure(*size)
+    figure = new_figure(*size)
     panels = []
     for number in range(count):
         x = left + number % columns * (width + across)
         y = size[1] - top - height - number // columns * (height + down)
         panels.append(figure.add_axes((x / size[0], y / size[1], width / size[0], height / size[1])))
-        _bare(panels[-1])
+        bare(panels[-1])
     return figure, panels
 
 
@@ -244,9 +221,9 @@ def _bars(
     left, right, top, bottom = 0.5 + 0.075 * max(len(_cut(name)) for name in names), 0.2, 0.7, 0.55
     width, height = 5.0, max(0.6, len(names) * (0.1 + 0.15 * len(columns)))
     size = (left + width + right, top + height + bottom)
-    figure = _figure(*size)
+    figure = new_figure(*size)
     panel = figure.add_axes((left / size[0], bottom / size[1], width / size[0], height / size[1]))
-    _bare(panel)
+    bare(panel)
     panel.grid(axis="y", visible=False)
     values = np.asarray(rows, np.float64)  # (names, columns)
     for number, (column, colour) in enumerate(zip(columns, _cycle(len(columns)), strict=True)):
@@ -255,19 +232,11 @@ def _bars(
         drawn = panel.barh(places[known], values[known, number], thick * 0.92, color=colour, label=column, zorder=2)
         form = "{:+.3f}" if signed else "{:.3f}"
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-        panel.bar_label(drawn, fmt=form, fontsize=7, padding=2, color=_GREY, bbox=box)
+        panel.bar_label(drawn, fmt=form, fontsize=7, padding=2, color=GREY, bbox=box)
     panel.set_yticks(range(len(names)), [plain(_cut(name)) or "all" for name in names], fontsize=9)
     panel.set_ylim(len(names) - 0.5, -0.5)
     panel.tick_params(axis="y", length=0)
     return figure, panel
-
-
-def _bare(panel: "Axes") -> None:
-    panel.spines[["top", "right"]].set_visible(False)
-    panel.spines[["left", "bottom"]].set_color(_LIGHT)
-    panel.grid(color=_LIGHT, linewidth=0.6)
-    panel.set_axisbelow(True)
-    panel.tick_params(labelsize=8, color=_LIGHT, labelcolor=_GREY)
 
 
 def _heading(figure: "Figure", text: str) -> None:
@@ -314,4 +283,4 @@ def _dashes(count: int) -> list[Dash]:
 
 
 def _cycle(count: int) -> list[str]:
-    return [_COLOURS[number % len(_COLOURS)] for number in range(count)]
+    return [COLOURS[number % len(COLOURS)] for number in range(count)]

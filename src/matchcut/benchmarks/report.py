@@ -1,6 +1,5 @@
 """What scoring leaves in a folder: the official tool's CSV files, `report.json`, plots, two results side by side."""
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -9,12 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from matchcut.benchmarks import plots
+from matchcut.benchmarks.drawing import save
 from matchcut.benchmarks.protocols import PROTOCOLS
 from matchcut.benchmarks.results import ObjectScores, Result, row_measures
 from matchcut.data import Sequence as Video
 from matchcut.data import read_dataset, read_truth
 from matchcut.errors import DatasetError, MaskError, MatchcutError
-from matchcut.files import atomic_path, make_folder, output_error
+from matchcut.files import atomic_path, make_folder, output_error, write_csv
 from matchcut.masks import LabelMap, object_ids, read_mask
 
 REPORT = "report.json"
@@ -78,8 +78,8 @@ def write_report(result: Result, out: Path, compare: Result | None = None, *, dr
     measures = row_measures(result)
     rows = [[one.name, *(one.summary.get(name, math.nan) for name in measures)] for one in result.objects]
     split = _file_name(result.split)
-    written.append(_write_csv(out / f"global_results-{split}.csv", result.summary, [list(result.summary.values())]))
-    written.append(_write_csv(out / f"per-sequence_results-{split}.csv", ["Sequence", *measures], rows))
+    written.append(write_csv(out / f"global_results-{split}.csv", result.summary, [list(result.summary.values())]))
+    written.append(write_csv(out / f"per-sequence_results-{split}.csv", ["Sequence", *measures], rows))
     if draw:
         written += _draw(result, out / "plots")
     if compare is not None:
@@ -164,10 +164,10 @@ def _draw(result: Result, folder: Path) -> list[Path]:
     make_folder(folder / "over-time")
     written = []
     if result.objects:
-        plots.save(plots.sequence_bars(result), folder / "sequences.png")
+        save(plots.sequence_bars(result), folder / "sequences.png")
         written.append(folder / "sequences.png")
     if {"precision", "recall", "f-measure"} <= result.curves.keys():
-        plots.save(plots.precision_recall(result), folder / "precision-recall.png")
+        save(plots.precision_recall(result), folder / "precision-recall.png")
         written.append(folder / "precision-recall.png")
     sequences: dict[str, list[ObjectScores]] = {}
     for one in result.objects:
@@ -175,7 +175,7 @@ def _draw(result: Result, folder: Path) -> list[Path]:
             sequences.setdefault(one.sequence, []).append(one)
     for name, objects in sequences.items():
         path = folder / "over-time" / f"{_file_name(name) or 'all'}.png"
-        plots.save(plots.scores_over_time(objects), path)
+        save(plots.scores_over_time(objects), path)
         written.append(path)
     return written
 
@@ -192,8 +192,8 @@ def _write_comparison(first: Result, second: Result, out: Path, *, draw: bool) -
             rows[-1] += _sides(one.summary.get(name, math.nan), other.get(name, math.nan))
     found = frame_differences(first, second)
     written = [
-        _write_csv(out / "compare.csv", ["Sequence", *sides], rows),
-        _write_csv(
+        write_csv(out / "compare.csv", ["Sequence", *sides], rows),
+        write_csv(
             out / "compare-frames.csv",
             ["Sequence", "Object", "Frame", "Measure", "A", "B", "A-B"],
             [[*one[:4], *_sides(one.first, one.second)] for one in found[:_FRAMES]],
@@ -209,12 +209,12 @@ def _write_comparison(first: Result, second: Result, out: Path, *, draw: bool) -
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     written.append(out / "compare.json")
     if draw and first.objects:
-        plots.save(plots.difference_bars(first, second), out / "plots" / "compare.png")
+        save(plots.difference_bars(first, second), out / "plots" / "compare.png")
         written.append(out / "plots" / "compare.png")
         if pictures := _pictures(first, second, found):
             a, b = plots.result_names(first, second)
             figure = plots.picture_sheet(("truth", f"A: {a}", f"B: {b}"), pictures)
-            plots.save(figure, out / "plots" / "compare-frames.png")
+            save(figure, out / "plots" / "compare-frames.png")
             written.append(out / "plots" / "compare-frames.png")
     return written
 
@@ -284,21 +284,6 @@ def _clear(out: Path) -> None:
                 path.unlink()
     except OSError as error:
         raise output_error(out, error) from error
-
-
-def _write_csv(path: Path, header: Iterable[str], rows: Iterable[Sequence[Any]]) -> Path:
-    """A CSV as pandas writes it with `float_format="%.3f"`: NaN is empty."""
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows([[_cell(value) for value in row] for row in rows])
-    return path
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.3f}"
-    return str(value)
 
 
 def _file_name(name: str) -> str:
