@@ -20,11 +20,12 @@ def test_the_example_script_runs(tmp_path: Path) -> None:
     assert (tmp_path / "overlay.mp4").stat().st_size > 0
 
 
-def test_python_blocks_of_the_affinity_page_run() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/affinity.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize("page", ["affinity", "assignment", "deform", "regions", "transport"])
+def test_python_blocks_of_the_matching_pages_run(page: str) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
     assert blocks
     for block in blocks:
-        exec(compile(block, "docs/affinity.md", "exec"), {})
+        exec(compile(block, f"docs/{page}.md", "exec"), {})
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from matchcut.errors import ShapeError
-from matchcut.matching import Match, transport_kernel
+from matchcut.matching import Match, factorised, transport_kernel
 from matchcut.matching.factorised import (
     LongShortSinkhorn,
     LongSinkhorn,
@@ -759,3 +759,21 @@ def test_maps_that_do_not_fit_together_are_refused():
         long_sinkhorn(torch.full((1, 4, 8, 8), torch.nan), torch.zeros(1, 4, 8, 8))
     with pytest.raises(ShapeError, match="motion: expected finite values"):
         long_sinkhorn(torch.zeros(1, 4, 8, 8), torch.full((1, 4, 8, 8), torch.inf))
+
+
+@pytest.mark.parametrize("layer", [LongSinkhorn, ShortSinkhorn, LongShortSinkhorn])
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((2, 6, 13, 22), 8), ((1, 5, 9, 10), 4), ((2, 40, 7, 9), 4), ((1, 5, 4, 4), 1)]
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_layer_that_keeps_nothing_gives_the_same(layer, shape, groups, streaming, monkeypatch):
+    monkeypatch.setattr(factorised, "STRIP", 2**8)  # so that there are several strips of rows
+    generator = torch.Generator().manual_seed(0)
+    appearance, motion = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    module = layer(groups, streaming=streaming)
+    copies = appearance.clone(), motion.clone()
+    lean = module(appearance, motion)
+    assert torch.equal(appearance, copies[0]) and torch.equal(motion, copies[1])
+    for one, other in zip(lean, module(appearance.requires_grad_(), motion), strict=True):
+        assert other.requires_grad and not one.requires_grad
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=0)

@@ -9,7 +9,9 @@ cells is a block matrix, and P^S P^L joins any cell with any other.
 Sizes that ph and pw do not divide are padded; the padding has no mass, so that it influences nothing.
 """
 
+import itertools
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,10 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matchcut.errors import ShapeError
-from matchcut.matching.transport import EPSILON, Transport, check_finite, sinkhorn
+from matchcut.matching.transport import EPSILON, Transport, check_finite, sinkhorn, sinkhorn_from_cost
 
 Groups = int | tuple[int, int]
 Distance = Literal["long", "short"]
+STRIP = 2**19
+"""Numbers of a map whose short-distant groups are matched at once where nothing is kept."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,10 @@ class LongSinkhorn(nn.Module):
         return long_sinkhorn(appearance, motion, **self._settings())
 
     def forward(self, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
-        return _both(self.match(appearance, motion), appearance, motion)
+        if _differentiated(appearance, motion):
+            return _both(self.match(appearance, motion), appearance, motion)
+        first, second = _carry_long(appearance, motion, self._settings())
+        return first, second
 
     def _settings(self) -> dict[str, Any]:
         names = ("groups", "epsilon", "iterations", "tolerance", "streaming")
@@ -230,6 +237,12 @@ class ShortSinkhorn(LongSinkhorn):
     def match(self, appearance: Tensor, motion: Tensor) -> GroupedTransport:
         return short_sinkhorn(appearance, motion, **self._settings())
 
+    def forward(self, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+        if _differentiated(appearance, motion):
+            return _both(self.match(appearance, motion), appearance, motion)
+        carried = [torch.empty_like(one) for one in (appearance, motion)]
+        return _carry_short(appearance, motion, carried, self._settings())
+
 
 class LongShortSinkhorn(LongSinkhorn):
     """The LSSH block: an LSH and an SSH layer, to Y_a and Y_m (Eq. 7 to 10)."""
@@ -238,7 +251,10 @@ class LongShortSinkhorn(LongSinkhorn):
         return long_short_sinkhorn(appearance, motion, **self._settings())
 
     def forward(self, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
-        return self.match(appearance, motion).streams()
+        if _differentiated(appearance, motion):
+            return self.match(appearance, motion).streams()
+        carried = _carry_long(appearance, motion, self._settings())
+        return _carry_short(carried[0], carried[1], carried, self._settings())
 
 
 def _grouped_sinkhorn(
@@ -249,6 +265,18 @@ def _grouped_sinkhorn(
     normalise: bool,
     settings: dict[str, Any],
 ) -> GroupedTransport:
+    _check_maps(appearance, motion, groups)
+    block, size = _block(groups), (appearance.shape[2], appearance.shape[3])
+    dtype = torch.promote_types(appearance.dtype, torch.float32)
+    mass = _grouped(appearance.new_ones(1, 1, *size, dtype=dtype), block, distance)[:, 0]
+    mass = (mass / mass.sum((1, 2), keepdim=True)).repeat(len(appearance), 1, 1)
+    maps = (one.to(dtype) for one in (appearance, motion))
+    query, reference = (_grouped(F.normalize(one, dim=1) if normalise else one, block, distance) for one in maps)
+    match = sinkhorn(query, reference, query_mass=mass, reference_mass=mass, **settings)
+    return GroupedTransport(replace(match, dtype=appearance.dtype), distance, block, size)
+
+
+def _check_maps(appearance: Tensor, motion: Tensor, groups: Groups) -> None:
     if appearance.ndim != 4 or not appearance.is_floating_point():
         raise ShapeError(
             f"appearance: expected floating point (B, C, H, W), got {appearance.dtype} {tuple(appearance.shape)}"
@@ -263,19 +291,60 @@ def _grouped_sinkhorn(
     block, size = _block(groups), (appearance.shape[2], appearance.shape[3])
     if block[0] > size[0] or block[1] > size[1]:
         raise ValueError(f"groups: {block[0]} x {block[1]} do not fit a map of {size[0]} x {size[1]} cells")
-    dtype = torch.promote_types(appearance.dtype, torch.float32)
-    mass = _grouped(appearance.new_ones(1, 1, *size, dtype=dtype), block, distance)[:, 0]
-    mass = (mass / mass.sum((1, 2), keepdim=True)).repeat(len(appearance), 1, 1)
-    maps = (one.to(dtype) for one in (appearance, motion))
-    query, reference = (_grouped(F.normalize(one, dim=1) if normalise else one, block, distance) for one in maps)
-    match = sinkhorn(query, reference, query_mass=mass, reference_mass=mass, **settings)
-    return GroupedTransport(replace(match, dtype=appearance.dtype), distance, block, size)
 
 
 def _both(match: GroupedTransport | LongShortTransport, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
     """Both maps carried, in one go."""
     first, second = match.apply(torch.cat([appearance, motion], 1)).chunk(2, 1)
     return first, second
+
+
+def _differentiated(*maps: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(one.requires_grad for one in maps)
+
+
+def _carry_long(appearance: Tensor, motion: Tensor, settings: dict[str, Any]) -> list[Tensor]:
+    """Z_a and Z_m one group after the other, with nothing kept for a backward pass."""
+    _check_maps(appearance, motion, settings["groups"])
+    ph, pw = _block(settings["groups"])
+    carried = [torch.empty_like(one) for one in (appearance, motion)]
+    for y, x in itertools.product(range(ph), range(pw)):
+        pair = [one[:, :, y::ph, x::pw] for one in (appearance, motion)]
+        for out, one in zip(carried, _carry_group(pair[0], pair[1], settings), strict=True):
+            out[:, :, y::ph, x::pw] = one
+    return carried
+
+
+def _carry_group(appearance: Tensor, motion: Tensor, settings: dict[str, Any]) -> Iterator[Tensor]:
+    """Both maps of one group of cells, carried. Where its plan is no larger than they are, scores are made once."""
+    batch, channels, height, width = appearance.shape
+    if height * width > 2 * channels or settings["streaming"]:
+        yield from _both(long_sinkhorn(appearance, motion, **settings | {"groups": 1}), appearance, motion)
+        return
+    dtype = torch.promote_types(appearance.dtype, torch.float32)
+    query, reference = (F.normalize(one.to(dtype).flatten(2), dim=1) for one in (appearance, motion))
+    cost = -query.mT @ reference
+    del query, reference
+    names = ("epsilon", "iterations", "tolerance")
+    plan = sinkhorn_from_cost(cost, **{name: settings[name] for name in names}).dense()
+    for one in (appearance, motion):
+        yield (one.to(dtype).flatten(2) @ plan.mT).reshape(batch, channels, height, width)
+
+
+def _carry_short(
+    appearance: Tensor, motion: Tensor, carried: Sequence[Tensor], settings: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """Y_a and Y_m some rows of blocks after the other, into `carried`, which may be the maps themselves."""
+    _check_maps(appearance, motion, settings["groups"])
+    ph, _ = _block(settings["groups"])
+    step = ph * max(1, STRIP // max(1, appearance[:, :, :ph].numel()))
+    tops = range(0, appearance.shape[2] - ph + 1, step)  # what is left of a block below them joins the last
+    for top, bottom in zip(tops, [*tops[1:], appearance.shape[2]], strict=True):
+        pair = [one[:, :, top:bottom] for one in (appearance, motion)]
+        match = short_sinkhorn(pair[0], pair[1], **settings)
+        for out, one in zip(carried, _both(match, pair[0], pair[1]), strict=True):
+            out[:, :, top:bottom] = one
+    return carried[0], carried[1]
 
 
 def _block(groups: Groups) -> tuple[int, int]:
