@@ -35,3 +35,7 @@ class ShapeError(MatchcutError, ValueError):
 
 class DatasetError(MatchcutError):
     """A benchmark that cannot be read: no such dataset, split or list, a layout that is not as published, bad truth."""
+
+
+class TrainingError(MatchcutError):
+    """A training run that cannot start or go on: a faulty recipe, another run's checkpoint, a loss not finite."""

@@ -1,0 +1,287 @@
+"""Training masks that are exact to the pixel without a label: pieces of one clip pasted over another, moving.
+
+Pseudo masks from clusters of features have the coarse edges of their grid, and a decoder trained on them learns coarse
+edges. Where a piece is pasted, we know to the pixel what belongs to it. What is cut out may be a pseudo object of
+another clip, a union of its superpixels, or a smooth random shape; what moves it are smooth random paths.
+
+All randomness comes from the generator that is given, so that a clip can be made again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from matchcut.errors import ShapeError
+
+Frames = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Alpha = NDArray[np.float32]
+
+
+COMPACT = 60.0
+"""What a region's own size of distance from its middle costs, in levels of colour."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How a piece moves over a clip: a random place, then a smooth path. All but `size` are the most there can be."""
+
+    size: tuple[float, float] = (0.2, 0.6)
+    """Least and most of the piece's size at first: square root of its box's area, as a share of the frame's."""
+    shift: float = 0.08
+    """Between two frames, as a share of the frame's shorter side."""
+    turn: float = 6.0
+    """Between two frames, in degrees."""
+    growth: float = 0.06
+    """Between two frames, as a share of the size."""
+    bend: float = 0.03
+    """How far points of the piece wander by themselves, as a share of the piece's size: what is not rigid."""
+    flip: float = 0.5
+    """Chance that the piece is mirrored."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A piece as it lies over each frame of a clip."""
+
+    frames: Frames
+    """(T, H, W, 3)."""
+    alpha: Alpha
+    """(T, H, W) in [0, 1], 0 where there is nothing of it."""
+
+
+def paste(background: Frames, layers: Sequence[Layer], numbers: Sequence[int] | None = None) -> tuple[Frames, Frames]:
+    """Lay pieces over a clip, each over those before it.
+
+    Args:
+        background: (T, H, W, 3).
+        layers: of the same size.
+        numbers: the label of each, 1, 2, ... where None. With 0 a piece is a distractor: it hides what it covers and
+            is background itself, so that to be pasted does not make an object.
+
+    Returns:
+        The clip (T, H, W, 3), and its label maps uint8 (T, H, W): a pixel is the piece's that gives it most.
+
+    Raises:
+        ShapeError: a layer of another size, or not a number for each.
+    """
+    numbers = list(range(1, len(layers) + 1)) if numbers is None else numbers
+    if len(numbers) != len(layers) or any(one.frames.shape != background.shape for one in layers):
+        raise ShapeError(
+            f"expected layers of {background.shape} and a number for each, got "
+            f"{[one.frames.shape for one in layers]} and {len(numbers)} numbers"
+        )
+    mixed = background.copy()
+    labels = np.zeros(background.shape[:3], np.uint8)
+    for layer, number in zip(layers, numbers, strict=True):
+        box = _box(layer.alpha)
+        alpha = layer.alpha[box]
+        below = mixed[box].astype(np.float32)
+        mixed[box] = np.rint(below + alpha[..., None] * (layer.frames[box] - below))
+        labels[box][alpha > 0.5] = number
+    return mixed, labels
+
+
+def moving_piece(
+    rng: np.random.Generator,
+    frames: Frames,
+    masks: Mask,
+    length: int,
+    size: tuple[int, int],
+    motion: Motion | None = None,
+) -> Layer:
+    """A piece cut out of a clip, on a path of its own over `length` frames of a size (H, W).
+
+    Args:
+        frames: (T, h, w, 3) it is cut out of, from the first on. Of a single frame the piece keeps its look, of
+            several also its own motion; where there are too few, time runs back and forth.
+        masks: (T, h, w), the piece in each. An empty first mask gives an empty layer.
+
+    Raises:
+        ShapeError: masks that do not lie on the frames.
+    """
+    if masks.shape != frames.shape[:3] or not len(frames):
+        raise ShapeError(f"masks: expected {frames.shape[:3]}, at least one, got {masks.shape}")
+    motion = motion or Motion()
+    height, width = size
+    layer = Layer(np.zeros((length, height, width, 3), np.uint8), np.zeros((length, height, width), np.float32))
+    if not masks[0].any():
+        return layer
+    rows, columns = masks[0].nonzero()
+    middle = np.array([(columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2])
+    extent = float(np.sqrt((np.ptp(columns) + 1) * (np.ptp(rows) + 1)))
+    share = rng.uniform(*motion.size)
+    scale = share * float(np.sqrt(height * width)) / extent * np.exp(_path(rng, length, motion.growth))
+    turn = np.deg2rad(_path(rng, length, motion.turn))
+    reach = motion.shift * min(height, width)
+    place = np.stack([_path(rng, length, reach), _path(rng, length, reach)], 1)
+    place += rng.uniform(0.15, 0.85, 2) * (width, height)
+    mirror = -1.0 if rng.random() < motion.flip else 1.0
+    wander = _wander(rng, length, size, motion.bend * share * float(np.sqrt(height * width)))
+    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
+    ys, xs = np.flatnonzero(masks.any((0, 2))), np.flatnonzero(masks.any((0, 1)))
+    corners = np.array([(x, y) for x in (xs[0] - 1, xs[-1] + 1) for y in (ys[0] - 1, ys[-1] + 1)])
+    for index in range(length):
+        source = _back_and_forth(index, len(frames))
+        # From a pixel of the result back to the source.
+        cos, sin = np.cos(turn[index]) / scale[index], np.sin(turn[index]) / scale[index]
+        back = np.array([[mirror * cos, mirror * sin], [-sin, cos]])
+        ends = (corners - middle) @ np.linalg.inv(back).T + place[index]
+        spare = 1 + float(np.abs(wander[index]).max())
+        low = np.clip(ends.min(0) - spare, 0, (width, height)).astype(int)
+        high = np.clip(np.ceil(ends.max(0) + spare), 0, (width, height)).astype(int)
+        if (low >= high).any():
+            continue
+        box = (slice(low[1], high[1]), slice(low[0], high[0]))
+        at = (grid[box] + wander[index][box] - place[index].astype(np.float32)) @ back.T.astype(np.float32)
+        at += middle.astype(np.float32)
+        x, y = at[..., 0].copy(), at[..., 1].copy()
+        layer.frames[index][box] = cv2.remap(frames[source], x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        layer.alpha[index][box] = cv2.remap(masks[source].astype(np.float32), x, y, cv2.INTER_LINEAR)
+    return layer
+
+
+def soften(layer: Layer, sigma: float) -> Layer:
+    """A layer with its edge blurred, so that a sharp step is no sign of what was pasted. Labels stay where they were
+    but for thin parts and corners.
+
+    Args:
+        sigma: of the Gaussian, in pixels; 0 changes nothing.
+    """
+    if sigma <= 0:
+        return layer
+    return Layer(layer.frames, np.stack([np.asarray(cv2.GaussianBlur(one, (0, 0), sigma)) for one in layer.alpha]))
+
+
+def adapt_colours(layer: Layer, background: Frames, share: float) -> Layer:
+    """A layer with the mean and spread of its colours brought towards those of the clip it is laid over, as the first
+    frame in which it is seen shows them; the same change in all frames.
+
+    Args:
+        share: 0 leaves them, 1 gives the clip's.
+    """
+    shown = [index for index, alpha in enumerate(layer.alpha) if (alpha > 0.5).any()]
+    if not shown or share == 0:
+        return layer
+    first = shown[0]
+    mask = (layer.alpha[first] > 0.5).astype(np.uint8)
+    mean, spread = (one.ravel() for one in cv2.meanStdDev(layer.frames[first], mask=mask))
+    to_mean, to_spread = (one.ravel() for one in cv2.meanStdDev(background[first]))
+    gain = 1 + share * (np.clip(to_spread / (spread + 1), 0.5, 2.0) - 1)
+    level = mean + share * (to_mean - mean)
+    values = np.clip(np.rint((np.arange(256)[:, None] - mean) * gain + level), 0, 255).astype(np.uint8)  # (256, 3)
+    box = _box(layer.alpha)
+    changed = layer.frames.copy()
+    changed[box] = values[changed[box], np.arange(3)]
+    return Layer(changed, layer.alpha)
+
+
+def smooth_shape(rng: np.random.Generator, size: tuple[int, int], corners: int = 8) -> Mask:
+    """A random shape (H, W) with a smooth outline in the middle of a frame: no hole, in one piece.
+
+    Args:
+        corners: how many radii are drawn; more make it more ragged.
+    """
+    height, width = size
+    radii = rng.uniform(0.35, 1.0, corners)
+    waves = np.fft.rfft(radii)
+    fine = np.fft.irfft(np.concatenate([waves, np.zeros(129 - len(waves))]), 256) * 256 / corners
+    angles = np.arange(256) * 2 * np.pi / 256
+    fine = np.clip(fine, 0.15, None) / fine.max() * 0.48
+    outline = np.stack([(0.5 + fine * np.cos(angles)) * width, (0.5 + fine * np.sin(angles)) * height], 1)
+    drawn = np.zeros(size, np.uint8)
+    cv2.fillPoly(drawn, [np.rint(outline).astype(np.int32)], 1)
+    return drawn > 0
+
+
+def region(rng: np.random.Generator, frame: Frames, share: tuple[float, float] = (0.03, 0.25), cell: int = 16) -> Mask:
+    """A union of neighbouring superpixels of a frame (H, W, 3) that look alike: bounded by edges of the picture, in one
+    piece and without holes.
+
+    It grows from a random superpixel by the one beside it that is most like it in colour and nearest to its middle.
+
+    Args:
+        share: least and most of the frame's area that the region is grown to.
+        cell: pixels between two seeds.
+    """
+    pieces = superpixels(rng, frame, cell)
+    count = int(pieces.max()) + 1
+    areas = np.bincount(pieces.ravel(), minlength=count)
+    colours = np.stack(
+        [np.bincount(pieces.ravel(), frame[..., one].ravel(), count) / np.maximum(areas, 1) for one in range(3)], 1
+    )
+    beside = np.zeros((count, count), bool)
+    for a, b in ((pieces[1:], pieces[:-1]), (pieces[:, 1:], pieces[:, :-1])):
+        beside[a, b] = beside[b, a] = True
+    ys, xs = np.indices(pieces.shape)
+    middles = np.stack([np.bincount(pieces.ravel(), at.ravel(), count) / np.maximum(areas, 1) for at in (ys, xs)], 1)
+    goal = rng.uniform(*share) * pieces.size
+    chosen = np.zeros(count, bool)
+    chosen[pieces[rng.integers(frame.shape[0]), rng.integers(frame.shape[1])]] = True
+    while areas[chosen].sum() < goal:
+        around = beside[chosen].any(0) & ~chosen
+        if not around.any():
+            break
+        weights = areas[chosen, None] / areas[chosen].sum()
+        unlike = np.linalg.norm(colours - (weights * colours[chosen]).sum(0), axis=1)
+        far = np.linalg.norm(middles - (weights * middles[chosen]).sum(0), axis=1) / np.sqrt(goal)
+        chosen[np.where(around, unlike + COMPACT * far, np.inf).argmin()] = True
+    outlines, _ = cv2.findContours(chosen[pieces].astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = np.zeros(pieces.shape, np.uint8)
+    cv2.drawContours(filled, [max(outlines, key=cv2.contourArea)], 0, 1, cv2.FILLED)
+    return filled > 0
+
+
+def superpixels(rng: np.random.Generator, frame: Frames, cell: int = 16) -> NDArray[np.int32]:
+    """Numbers 0, 1, ... of the superpixels of a frame, (H, W): basins of a watershed on the picture's gradient, from a
+    jittered grid of seeds `cell` pixels apart."""
+    height, width = frame.shape[:2]
+    if min(height, width) < 3:
+        return np.zeros((height, width), np.int32)
+    seeds = np.zeros((height, width), np.int32)
+    number = 0
+    for y in range(cell // 2, max(height, cell // 2 + 1), cell):
+        for x in range(cell // 2, max(width, cell // 2 + 1), cell):
+            dy, dx = rng.integers(-(cell // 4), cell // 4 + 1, 2)
+            number += 1
+            # Watershed takes the frame's outermost pixels for lines, seeds or not.
+            seeds[np.clip(y + dy, 1, height - 2), np.clip(x + dx, 1, width - 2)] = number
+    smooth = cv2.GaussianBlur(frame, (0, 0), 1.0)
+    basins = cv2.watershed(np.ascontiguousarray(smooth), seeds)
+    # Watershed leaves lines between basins (and the frame's border) as -1: each such pixel goes to a basin beside it.
+    grown = cv2.dilate(basins.astype(np.float32), np.ones((3, 3), np.uint8))
+    while (grown < 1).any():
+        grown = cv2.dilate(grown, np.ones((3, 3), np.uint8))
+    return np.asarray(np.where(basins > 0, basins, grown).astype(np.int32) - 1, np.int32)
+
+
+def _box(alpha: Alpha) -> tuple[slice, slice, slice]:
+    """Of (T, H, W), the least box of all frames that holds what is not 0."""
+    most = alpha.max(0, initial=0)
+    x, y, width, height = cv2.boundingRect((most > 0).astype(np.uint8))
+    return slice(None), slice(y, y + height), slice(x, x + width)
+
+
+def _path(rng: np.random.Generator, length: int, most: float) -> NDArray[np.float64]:
+    """(length,) a smooth walk from 0 whose steps are at most `most`: a velocity that changes slowly."""
+    ends = rng.uniform(-most, most, 2)
+    return np.concatenate([[0.0], np.cumsum(np.linspace(ends[0], ends[1], max(length - 1, 0)))])
+
+
+def _wander(rng: np.random.Generator, length: int, size: tuple[int, int], most: float) -> NDArray[np.float32]:
+    """(length, H, W, 2) smooth fields of displacement in pixels, that turn from one into another over the clip."""
+    ends = rng.uniform(-most, most, (2, 4, 4, 2)).astype(np.float32)
+    first, last = (cv2.resize(one, size[::-1], interpolation=cv2.INTER_CUBIC) for one in ends)
+    at = np.linspace(0, 1, max(length, 1), dtype=np.float32)[:length, None, None, None]
+    return np.asarray(first + at * (last - first), np.float32)
+
+
+def _back_and_forth(index: int, count: int) -> int:
+    """The frame for a step: 0, 1, ..., count - 1, count - 2, ..., 0, 1, ..."""
+    if count == 1:
+        return 0
+    index %= 2 * count - 2
+    return min(index, 2 * count - 2 - index)

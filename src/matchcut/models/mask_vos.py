@@ -1,0 +1,395 @@
+"""Mask-VOS: masks carried by matching, and a learned embedding of them decoded with the frame's own features.
+
+Li et al., "Unified Mask Embedding and Correspondence Learning for Self-Supervised Video Segmentation", CVPR 2023,
+Algorithm S1: keys are matched (Eq. 6) by our windowed top-k affinity; values of the mask encoder (Eq. 7) and soft masks
+(Eq. 8) are carried over the match; R rounds encode the frame with its mask of the round before and decode (Eq. 9).
+Relative to the paper: the decoder corrects the mask it is given (`residual`); the final probability is the mean of the
+decoder's and the coarse one, as in the public code; the decoder also sees res4, and the mask encoder all other objects.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from matchcut.errors import ModelError
+from matchcut.matching import affinity
+from matchcut.models.backbones import Backbone
+from matchcut.models.base import MemoryPolicy, Reference
+from matchcut.models.decoders import (
+    DeepMaskEncoder,
+    FrameFeatures,
+    LightMaskEncoder,
+    MaskDecoder,
+    aggregate,
+    channels_of,
+    enlarge,
+    finer,
+)
+from matchcut.models.label_propagation import FAINT, PRESENT, SHRUNK
+
+SURE = 1e-3
+"""A mask that the decoder corrects counts as no surer than this."""
+NOWHERE = -10.0
+"""The logit of an object where it is not looked for."""
+
+
+@dataclass(frozen=True)
+class MaskVOSForm:
+    """What a network is made of: with the weights, all there is to know to build it again."""
+
+    backbone: str
+    """A timm model."""
+    stages: tuple[int, ...] = (1, 2, 3)
+    """Its features res2, res3, res4: the first gives the skip to the finer grid, the others that to the cells."""
+    stride: int = 8
+    grid: int = 8
+    """Pixels a cell; masks come out on a grid twice as fine."""
+    matched: tuple[int, ...] = (2,)
+    """Which of the stages make the keys, by their place in `stages`; several are each normalised first."""
+    key: int | None = 128
+    """Channels of the keys; None has as many as the stages matched, and starts as label propagation with them."""
+    value: int = 512
+    widths: tuple[int, int] = (256, 256)
+    """Channels of mask encoder and decoder on the grid of cells and on the finer one."""
+    mask_encoder: str | None = None
+    """A timm model that encodes [frame, mask]; None has the light one."""
+    light: bool = False
+    """Depthwise convolutions in the decoder."""
+    residual: bool = True
+    """The decoder corrects the mask of the round before, so that it starts as good as the coarse one; the paper's gives
+    the mask anew."""
+
+
+FORMS: dict[str, MaskVOSForm] = {
+    "resnet18": MaskVOSForm("resnet18", mask_encoder="resnet18"),
+    "resnet50": MaskVOSForm("resnet50", mask_encoder="resnet18"),
+    "resnet18-light": MaskVOSForm("resnet18", value=32, widths=(64, 32), light=True),
+    "small": MaskVOSForm(
+        "tf_efficientnet_lite0", stride=16, matched=(0, 1, 2), key=None, value=32, widths=(64, 32), light=True
+    ),
+}
+"""The paper's two, ResNet-18 with light masks, and the small one whose keys start as the default label propagation."""
+
+
+@dataclass(frozen=True)
+class MaskVOSSettings:
+    """The settings of inference. Distances are in cells of the grid."""
+
+    policy: MemoryPolicy = field(default_factory=lambda: MemoryPolicy(5))
+    size: int | None = 480
+    """Short side of the frames, in pixels."""
+    top_k: int = 10
+    temperature: float = 0.05
+    radius: float | None = 12
+    """Reach of the window (a disc) over context frames."""
+    annotated_radius: float | None = None
+    """Reach of the window over annotated frames; None leaves it unrestricted."""
+    near: int | None = None
+    """As in label propagation: cells further than this from where an object was are background without a look."""
+    rounds: int = 2
+    """Rounds of refinement, R; 0 decodes what was carried."""
+    blend: float = 0.5
+    """Weight of the coarse mask in the final probability; 1 leaves the decoder out."""
+    margin: int | None = 4
+    """An object is decoded in the box of where the coarse mask has it and so many cells around; None: everywhere."""
+    enlarge: Literal["linear", "cubic"] = "cubic"
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0 or not 0 <= self.blend <= 1:
+            raise ValueError(f"expected rounds >= 0 and blend in [0, 1], got {self.rounds} and {self.blend}")
+
+
+@dataclass(frozen=True)
+class MaskReference(Reference):
+    """A reference whose `values` are soft masks on the finer grid; the rest is made from features and values."""
+
+    cells: Tensor
+    """(B, 1 + N, h, w) the values on the grid of cells."""
+    embedded: Tensor
+    """(B, N, V, h, w) the mask encoder's values."""
+
+
+class MaskVOS(nn.Module):
+    """The guided model, and the network that is trained.
+
+    Args:
+        backbone: gives res2, res3 and res4 (any number of feature maps from two on), the finest first. Its later
+            stages are cut off, since nothing would train them.
+        form: of the rest; its first fields say which backbone it is meant for.
+        settings: of inference.
+        mask_backbone: the paper's mask encoder, of one stage; None builds the one that the form names, untrained.
+
+    Raises:
+        ModelError: too few stages, or a form that does not fit them.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        form: MaskVOSForm,
+        settings: MaskVOSSettings | None = None,
+        mask_backbone: Backbone | None = None,
+    ) -> None:
+        super().__init__()
+        channels = channels_of(backbone)
+        if len(channels) < 2 or not form.matched or not {*form.matched} <= {*range(len(channels))}:
+            raise ModelError(
+                f"expected a backbone of two stages or more, and matched among them, got stages {backbone.stages} and "
+                f"matched {form.matched}"
+            )
+        _cut(backbone)
+        self.backbone, self.form = backbone, form
+        self._set(settings or MaskVOSSettings())
+        self.grid = form.grid
+        self.multiple = max(form.grid, backbone.stride)
+        coarse, fine = form.widths
+        joined = sum(channels[one] for one in form.matched)
+        self.key = nn.Conv2d(joined, form.key or joined, 1, bias=False)
+        nn.init.orthogonal_(self.key.weight) if form.key else nn.init.dirac_(self.key.weight)
+        self.to_cells = nn.ModuleList(nn.Conv2d(one, coarse, 1) for one in channels[1:])
+        self.to_fine = nn.Conv2d(channels[0], fine, 1)
+        self.norms = nn.ModuleList((nn.GroupNorm(1, coarse), nn.GroupNorm(1, fine)))
+        self.mask_encoder: LightMaskEncoder | DeepMaskEncoder
+        if form.mask_encoder is None:
+            self.mask_encoder = LightMaskEncoder(form.widths, form.value)
+        else:
+            deep = mask_backbone or Backbone(form.mask_encoder, (3,), form.grid)
+            _cut(deep)
+            self.mask_encoder = DeepMaskEncoder(deep, form.value)
+        self.decoder = MaskDecoder(form.widths, form.value, form.light)
+        if form.residual:
+            nn.init.normal_(self.decoder.logit.weight, std=1e-3)
+            nn.init.zeros_(self.decoder.logit.bias)  # type: ignore[arg-type]
+
+    def with_settings(self, **changes: Any) -> "MaskVOS":
+        """The same network, its parameters shared, with some settings changed."""
+        other = copy.copy(self)
+        other._set(replace(self.settings, **changes))
+        return other
+
+    def _set(self, settings: MaskVOSSettings) -> None:
+        self.settings = settings
+        self.policy, self.size, self.enlarge = settings.policy, settings.size, settings.enlarge
+
+    def encode(self, image: Tensor) -> FrameFeatures:
+        """(B, 3, H, W) in [0, 1] to keys and skips; H / grid and W / grid are rounded up."""
+        maps = self.backbone(image)
+        size = tuple(-(-side // self.grid) for side in image.shape[2:])
+        twice = tuple(2 * side for side in size)
+        deep = [_to_grid(to(one), size) for to, one in zip(self.to_cells, maps[1:], strict=True)]
+        fine = _to_grid(self.to_fine(maps[0]), twice)
+        image_kept = image if isinstance(self.mask_encoder, DeepMaskEncoder) else None
+        return FrameFeatures(
+            self._keys([maps[one] for one in self.form.matched], size),
+            F.relu(self.norms[0](torch.stack(deep).sum(0))),
+            F.relu(self.norms[1](fine)),
+            image_kept,
+        )
+
+    def _keys(self, maps: list[Tensor], size: tuple[int, ...]) -> Tensor:
+        with torch.autocast(maps[0].device.type, enabled=False):
+            joined = torch.cat([F.normalize(_to_grid(one.float(), size), dim=1) for one in maps], 1)
+            keys = F.normalize(self.key(joined), dim=1)
+        return keys.contiguous(memory_format=torch.channels_last)
+
+    def remember(self, features: FrameFeatures, soft_masks: Tensor, *, annotated: bool = False) -> MaskReference:
+        """Keep the soft masks (B, 1 + N, h, w) of any resolution on the finer grid, and what the mask encoder makes of
+        them."""
+        with _as_encoded(features):
+            values = _to_grid(soft_masks, features.fine.shape[2:])
+            embedded = self.mask_encoder(features, with_others(values)).float()
+        cells = F.avg_pool2d(values, 2)
+        return MaskReference(features, values, annotated, cells, embedded)
+
+    def read(
+        self, features: FrameFeatures, references: list[MaskReference], where: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The coarse masks (B, 1 + N, h, w) and the values (B, N, V, h, w) of a frame, carried over from references.
+
+        What the references do not know (soft masks that sum to less than 1) carries nothing.
+
+        Args:
+            where: (B, h, w) bool, the cells that are matched; elsewhere all is 0. All where None.
+        """
+        settings = self.settings
+        match = affinity(
+            features.keys,
+            [one.features.keys for one in references],
+            top_k=settings.top_k,
+            temperature=settings.temperature,
+            radius=[settings.annotated_radius if one.annotated else settings.radius for one in references],
+            where=where,
+        )
+        count = references[0].cells.shape[1]
+        shape = references[0].embedded.shape[1:3]
+        rows = torch.stack([_rows(one) for one in references], 1)  # (B, T, h * w, C)
+        values = rows.flatten(1, 2).transpose(1, 2).unflatten(2, match.reference_shape)
+        carried = match.apply(values)
+        known = carried[:, :1].clamp(min=1e-4)
+        return carried[:, 1 : 1 + count] / known, (carried[:, 1 + count :] / known).unflatten(1, shape)
+
+    def decode(self, features: FrameFeatures, carried: Tensor, soft_masks: Tensor, *, encoded: bool = True) -> Tensor:
+        """One round: logits (B, N, H', W') of each object on its own, from the values carried and the masks
+        (B, 1 + N, h, w) of the round before. Round 0 does without the mask encoder (`encoded` False)."""
+        masks = with_others(enlarge(soft_masks, features.fine.shape[2:]))
+        return self._decode(features, carried, masks, encoded)
+
+    def _decode(self, features: FrameFeatures, carried: Tensor, masks: Tensor, encoded: bool) -> Tensor:
+        own = self.mask_encoder(features, masks) if encoded else carried
+        logits: Tensor = self.decoder(features, carried, own)
+        if not self.form.residual:
+            return logits.float()
+        # Half: by odds, `aggregate` doubles the logit of a single object.
+        return logits.float() + masks[:, :, 0].float().clamp(SURE, 1 - SURE).logit() / 2
+
+    def forward(
+        self, features: FrameFeatures, references: list[MaskReference], rounds: int | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """For training: the coarse masks (B, 1 + N, h, w), and the logits over {background, objects} (B, 1 + N, H', W')
+        of each round; round 0's alone where `rounds` is 0."""
+        coarse, carried = self.read(features, references)
+        soft, logits = coarse, []
+        for _ in range(max(1, rounds := self.settings.rounds if rounds is None else rounds)):
+            logits.append(aggregate(self.decode(features, carried, soft, encoded=rounds > 0)))
+            soft = logits[-1].softmax(1)
+        return coarse, logits
+
+    def segment(
+        self, features: FrameFeatures, references: list[MaskReference], carry: Any = None
+    ) -> tuple[Tensor, Any]:
+        """Soft masks (B, 1 + N, H', W') of a frame on the finer grid."""
+        settings = self.settings
+        where = near_objects(references, settings.near)
+        coarse, carried = self.read(features, references, where)
+        if where is not None:
+            coarse[:, 0] = torch.where(where, coarse[:, 0], 1.0)
+        large = enlarge(coarse, features.fine.shape[2:])
+        if settings.blend == 1 or coarse.shape[1] == 1:
+            return large, carry
+        boxes = boxes_of(coarse, settings.margin)
+        soft = large
+        with _as_encoded(features):
+            for _ in range(max(1, settings.rounds)):
+                soft = aggregate(self._decode_boxes(features, carried, soft, boxes)).softmax(1)
+        weight = settings.blend * large.sum(1, keepdim=True)  # of what is known at all
+        return (settings.blend * large + (1 - settings.blend) * soft) / (weight + 1 - settings.blend), carry
+
+    def _decode_boxes(
+        self, features: FrameFeatures, carried: Tensor, soft: Tensor, boxes: list[tuple[slice, slice] | None]
+    ) -> Tensor:
+        masks = with_others(soft)
+        logits = carried.new_full((*carried.shape[:2], *features.fine.shape[2:]), NOWHERE)
+        for index, box in enumerate(boxes):
+            if box is None:
+                continue
+            inside, one = features.crop(*box), slice(index, index + 1)
+            part = carried[(slice(None), one, slice(None), *box)]
+            mask = masks[(slice(None), one, slice(None), *finer(box))]
+            logits[(slice(None), one, *finer(box))] = self._decode(inside, part, mask, self.settings.rounds > 0)
+        return logits
+
+
+def build_mask_vos(
+    form: MaskVOSForm | str, settings: MaskVOSSettings | None = None, *, pretrained: bool = False
+) -> MaskVOS:
+    """The network of a form, or of the name of one of FORMS.
+
+    Args:
+        pretrained: let timm load ImageNet's weights into both backbones; random ones otherwise.
+
+    Raises:
+        ModelError: an unknown form or backbone, or weights that cannot be had.
+    """
+    if isinstance(form, str):
+        if form not in FORMS:
+            raise ModelError(f"unknown form {form!r}; there are {', '.join(FORMS)}")
+        form = FORMS[form]
+    backbone = Backbone(form.backbone, form.stages, form.stride, pretrained)
+    mask_backbone = None
+    if form.mask_encoder is not None:
+        mask_backbone = Backbone(form.mask_encoder, (3,), form.grid, pretrained)
+    return MaskVOS(backbone, form, settings, mask_backbone)
+
+
+def with_others(soft_masks: Tensor) -> Tensor:
+    """Soft masks (B, 1 + N, h, w) to (B, N, 2, h, w): each object's, and the sum of all others'."""
+    own = soft_masks[:, 1:]
+    return torch.stack([own, own.sum(1, keepdim=True) - own], 2)
+
+
+def boxes_of(coarse: Tensor, margin: int | None, faint: float = 0.05) -> list[tuple[slice, slice] | None]:
+    """The box, in cells, of each object of soft masks (B, 1 + N, h, w), and `margin` cells around it.
+
+    None for an object that is nowhere; the whole grid where `margin` is None. One box holds for all items of the batch.
+    """
+    height, width = coarse.shape[2:]
+    boxes: list[tuple[slice, slice] | None] = []
+    for seen in (coarse[:, 1:] > faint).any(0).cpu():
+        if margin is None:
+            boxes.append((slice(0, height), slice(0, width)))
+            continue
+        spans = []
+        for side, size in ((seen.any(1), height), (seen.any(0), width)):
+            at = side.nonzero()
+            if len(at):
+                spans.append(slice(max(int(at[0]) - margin, 0), min(int(at[-1]) + 1 + margin, size)))
+        boxes.append((spans[0], spans[1]) if spans else None)
+    return boxes
+
+
+def near_objects(references: list[MaskReference], reach: int | None) -> Tensor | None:
+    """(B, h, w) the cells within `reach` cells, on either axis, of an object in the context; None for all of them.
+
+    The rule of label propagation (`Propagation.near`): everywhere once an object was nowhere, or shrank much.
+    """
+    context = [one.cells[:, 1:] for one in references if not one.annotated]
+    if reach is None or not context or context[0].shape[1] == 0:
+        return None
+    latest = torch.stack(context).amax(0)  # (B, N, h, w)
+    if latest.flatten(2).amax(2).min() < PRESENT:
+        return None
+    areas = [one.cells[:, 1:].sum((2, 3)) for one in references if one.annotated]
+    annotated = torch.stack(areas).amax(0) if areas else context[-1].new_zeros(())
+    if (context[-1].sum((2, 3)) < SHRUNK * annotated).any():
+        return None
+    seen = (latest.amax(1, keepdim=True) > FAINT).float()
+    seen = F.max_pool2d(seen, (2 * reach + 1, 1), 1, (reach, 0))
+    return F.max_pool2d(seen, (1, 2 * reach + 1), 1, (0, reach))[:, 0] > 0
+
+
+def _rows(reference: MaskReference) -> Tensor:
+    """(B, h * w, 1 + (1 + N) + N * V): whether the mask is known, the mask, and its values, cell by cell."""
+    cells = reference.cells
+    known = cells.sum(1, keepdim=True)
+    values = (reference.embedded * known[:, None]).flatten(1, 2)
+    return torch.cat([known, cells, values], 1).flatten(2).transpose(1, 2)
+
+
+def _to_grid(values: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
+    """(B, C, h, w) to a size: means where it is smaller, bilinear where it is larger."""
+    if values.shape[2] > size[0]:
+        return F.adaptive_avg_pool2d(values, (size[0], size[1]))
+    return enlarge(values, size)
+
+
+@contextmanager
+def _as_encoded(features: FrameFeatures) -> Iterator[None]:
+    """Compute in the precision in which the frame was encoded."""
+    dtype = features.cells.dtype
+    if dtype == torch.float32:
+        yield
+        return
+    with torch.autocast(features.cells.device.type, dtype):
+        yield
+
+
+def _cut(backbone: Backbone) -> None:
+    """Take from a backbone what its features do not need."""
+    if not backbone.gives_features:
+        backbone.net.prune_intermediate_layers(sorted(backbone.stages))

@@ -1,0 +1,195 @@
+"""The training loop, one for all that is trained here."""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from matchcut.errors import DatasetError, OutputError
+from matchcut.files import make_folder
+from matchcut.training.checkpoint import WEIGHTS, Run, about_run, checkpoints, clean, load_weights, read_latest
+from matchcut.training.config import TrainConfig
+from matchcut.training.distributed import EPOCH, MAKE, STEP, launched, seed_all, share_buffers
+from matchcut.training.failures import explained, stop_unless_finite
+from matchcut.training.loading import Batches, keys_of_steps
+from matchcut.training.objectives import Batch, Losses, Objective, Say, find_objective
+from matchcut.training.optimisation import Average, clip_gradients, make_optimiser, rate_factor, set_rates
+from matchcut.training.record import LOG, Pace, Record, progress_line
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def train(
+    config: TrainConfig,
+    data: Path | Sequence[Path],
+    out: Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    cache: Path | None = None,
+    say: Say = lambda line: None,
+) -> Path:
+    """Train by a recipe; started by torchrun, this is one of its processes.
+
+    The random numbers of torch, NumPy and Python are seeded on the way.
+
+    Args:
+        config: the recipe, from `read_config`.
+        data: the folder of the data, or several.
+        out: gets `weights.safetensors` (the moving average where there is one), the latest checkpoint and the one
+            before, `log.jsonl`, `tensorboard/` and `pictures/`.
+        resume: go on from the latest checkpoint in `out`, if there is one. What comes is, to the bit, what would have
+            come without the interruption, on the same processors with the same number of threads.
+        device: "cpu", "cuda", "mps" or "auto".
+        cache: folder for decoded frames, which runs may share; `out/frames` where None.
+        say: is given each line of progress.
+
+    Returns:
+        The file of weights.
+
+    Raises:
+        TrainingError: the recipe does not fit, `resume` finds another run, a loss is not finite, or memory is short.
+        DatasetError: there is nothing to learn from in `data`.
+        ModelError: no such device.
+        OutputError: `out` cannot be written, or holds a run and `resume` is not set.
+    """
+    roots = [Path(data)] if isinstance(data, str | Path) else [Path(one) for one in data]
+    out, shapes = Path(out), Shapes()
+    with launched(config, device) as fabric, explained(config, shapes):
+        if not fabric.is_global_zero:
+            say = _silent
+        _check_folder(out, resume)
+        seed_all(config.seed, MAKE)
+        objective = find_objective(config.objective)(config, roots, cache or out / "frames", say)
+        if len(objective.samples) == 0:
+            raise DatasetError(f"{', '.join(map(str, roots))}: no clip can be drawn from it")
+        if config.weights:
+            load_weights(objective.network, Path(config.weights))
+        objective.network.to(fabric.device).train()
+        optimiser = make_optimiser(objective.network, config.optimiser)
+        average = Average(objective.network, config.average) if config.average else None
+        run = Run(objective, optimiser, average, about_run(config, objective.samples.describe(), fabric.world_size))
+        if resume and (found := read_latest(out, say)):
+            run.restore(*found)
+        fabric.barrier()  # all have looked into the folder before one writes to it
+        record = Record(out, run.step, say) if fabric.is_global_zero else None
+        with closing(record) if record else nullcontext():
+            _loop(fabric, config, run, out, record, shapes)
+    return out / WEIGHTS
+
+
+def _loop(fabric: Fabric, config: TrainConfig, run: Run, out: Path, record: Record | None, shapes: Shapes) -> None:
+    objective, samples, say = run.objective, run.objective.samples, record.say if record else _silent
+    rank, processes, parts = fabric.global_rank, fabric.world_size, config.accumulate
+    an_epoch = -(-len(samples) // (config.batch_size * parts * processes))
+    total = an_epoch * config.epochs
+    say(f"{samples.describe()}; {config.epochs} epochs of {an_epoch} steps, {run.step} of {total} are done")
+
+    model = fabric.setup_module(_Loss(objective))
+    keys = keys_of_steps(range(run.step, total), an_epoch, config.batch_size, parts, rank, processes)
+    batches = Batches(samples, keys, workers=config.workers, pin=fabric.device.type == "cuda")
+    pace, first, saved, unread = Pace(), run.step, time.monotonic(), set[str]()
+
+    while run.step < total:
+        epoch, place = divmod(run.step, an_epoch)
+        if place == 0:
+            share_buffers(objective.network)
+            seed_all(config.seed, run.step, EPOCH)
+            objective.start_epoch(epoch, say)
+            model.train()
+
+        # --- one step: `parts` batches, one change of the weights
+        seed_all(config.seed, run.step, rank, STEP)
+        factor = rate_factor(config.schedule, run.step, an_epoch, config.epochs)
+        set_rates(run.optimiser, factor)
+        loss, taken = torch.zeros((), device=fabric.device), list[Batch]()
+        for part in range(parts):
+            drawn = batches.next()
+            unread |= _name_unreadable(samples.unreadable(drawn), unread, say)
+            shapes.update({name: tuple(tensor.shape) for name, tensor in drawn.items()})
+            batch: Batch = fabric.to_device(drawn)
+            with fabric.no_backward_sync(model, enabled=part < parts - 1):
+                one, named = model(batch, epoch)
+                fabric.backward(one / parts)
+            loss = loss + one.detach() / parts
+            run.means.add(named)
+            pace.add(batch["frames"].shape[:-3].numel())
+            taken.append(batch)
+        norm = clip_gradients(objective.network, config.optimiser.clip)
+        where = f"epoch {epoch + 1}/{config.epochs} step {run.step + 1}/{total}"
+        stop_unless_finite(loss, norm, taken, out, where, run.step + 1, rank)
+        run.optimiser.step()
+        run.optimiser.zero_grad()
+        run.step += 1
+        if run.average:
+            run.average.update(run.step)
+        run.means.add({"loss": loss, "gradient": norm})
+
+        # --- what is told and kept of it
+        if run.step % config.log_every == 0 or run.step == total:
+            values = {
+                **run.means.take(lambda means: _mean_of_all(fabric, means)),
+                "rate": config.optimiser.rate * factor,
+            }
+            speed, left = pace.take(batches.waited, processes, run.step - first, total - run.step)
+            if record:
+                record.scalars(run.step, epoch, values, speed)
+                say(progress_line(where, values, speed, left))
+        ends = place == an_epoch - 1 and ((epoch + 1) % config.pictures_every == 0 or run.step == total)
+        if ends and record:
+            record.pictures(run.step, epoch + 1, _pictures(fabric, objective, taken[-1], epoch))
+            model.train()
+        if record and (run.step == total or time.monotonic() - saved >= 60 * config.save_minutes):
+            run.save(out, config)
+            saved = time.monotonic()
+    if unread:
+        say(f"{len(unread)} frames could not be read and were skipped")
+
+
+class _Loss(nn.Module):
+    """The objective's loss as a module, so that one call goes through autocast and DDP however it uses its network."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.network = objective.network
+        self._loss = objective.loss
+
+    def forward(self, batch: Batch, epoch: int) -> Losses:
+        loss, parts = self._loss(batch, epoch)
+        return loss, {name: part.detach() for name, part in parts.items()}
+
+
+def _pictures(fabric: Fabric, objective: Objective, batch: Batch, epoch: int) -> dict[str, Any]:
+    objective.network.eval()
+    with torch.no_grad(), fabric.autocast():
+        return objective.pictures(batch, epoch)
+
+
+def _mean_of_all(fabric: Fabric, values: Tensor) -> Tensor:
+    found = fabric.all_reduce(values)
+    assert isinstance(found, Tensor)
+    return found
+
+
+def _name_unreadable(names: Sequence[str], known: set[str], say: Say) -> set[str]:
+    """Those not yet known, each of which is said."""
+    new = set(names) - known
+    for name in sorted(new):
+        say(f"{name}: cannot be read; it is skipped")
+    return new
+
+
+def _check_folder(out: Path, resume: bool) -> None:
+    make_folder(out)
+    if not resume and (checkpoints(out) or (out / LOG).exists()):
+        raise OutputError(f"{out}: holds a run already; --resume goes on with it, or give another folder")
+    clean(out)
+
+
+def _silent(line: str) -> None:
+    """What all processes but the first say."""

@@ -1,0 +1,196 @@
+"""Pasted pieces: labels exact to the pixel, pieces that move and are reproducible, shapes and regions as they say."""
+
+import cv2
+import numpy as np
+import pytest
+
+from matchcut.data.pasting import (
+    Layer,
+    Motion,
+    adapt_colours,
+    moving_piece,
+    paste,
+    region,
+    smooth_shape,
+    soften,
+    superpixels,
+)
+from matchcut.errors import ShapeError
+
+SIZE = (60, 80)
+STILL = Motion(size=(0.4, 0.4), shift=0, turn=0, growth=0, bend=0, flip=0)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def white(frames: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """A white clip, and the mask of a rectangle of 20 x 20 pixels in it."""
+    masks = np.zeros((frames, 40, 40), bool)
+    masks[:, 10:30, 10:30] = True
+    return np.full((frames, 40, 40, 3), 255, np.uint8), masks
+
+
+def black(frames: int = 4) -> np.ndarray:
+    return np.zeros((frames, *SIZE, 3), np.uint8)
+
+
+# --- pasting
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_are_where_the_piece_is_to_the_pixel(seed):
+    layer = moving_piece(rng(seed), *white(), 4, SIZE)
+    frames, labels = paste(black(), [layer])
+    assert np.array_equal(labels == 1, frames[..., 0] > 127) and labels.any()
+
+
+def test_later_layers_hide_earlier_ones_and_distractors_are_background():
+    below, above = (Layer(np.full((2, *SIZE, 3), c, np.uint8), np.zeros((2, *SIZE), np.float32)) for c in (100, 200))
+    below.alpha[:, 10:40, 10:40] = 1
+    above.alpha[:, 20:50, 20:50] = 1
+    frames, labels = paste(black(2), [below, above])
+    assert (labels[:, 10:20, 10:40] == 1).all() and (labels[:, 20:50, 20:50] == 2).all()
+    assert (frames[labels == 1] == 100).all() and (frames[labels == 2] == 200).all()
+    assert (frames[labels == 0] == 0).all()
+    same, hidden = paste(black(2), [below, above], [1, 0])
+    assert np.array_equal(same, frames) and np.array_equal(hidden, np.where(labels == 1, 1, 0))
+    _, other = paste(black(2), [below, above], [7, 3])
+    assert set(np.unique(other)) == {0, 3, 7}
+
+
+def test_the_background_stays_as_it_was_and_is_not_written_to():
+    background = rng().integers(0, 255, (3, *SIZE, 3), dtype=np.uint8)
+    before = background.copy()
+    layer = moving_piece(rng(1), *white(), 3, SIZE)
+    frames, _ = paste(background, [layer])
+    assert np.array_equal(background, before)
+    assert np.array_equal(frames[layer.alpha == 0], before[layer.alpha == 0])
+    nothing, labels = paste(background, [])
+    assert np.array_equal(nothing, before) and not labels.any()
+
+
+def test_what_does_not_fit_is_refused():
+    layer = moving_piece(rng(), *white(), 4, SIZE)
+    with pytest.raises(ShapeError, match="layers of"):
+        paste(black(3), [layer])
+    with pytest.raises(ShapeError, match="2 numbers"):
+        paste(black(), [layer], [1, 2])
+    with pytest.raises(ShapeError, match="masks: expected"):
+        moving_piece(rng(), white()[0], np.zeros((2, 40, 40), bool), 4, SIZE)
+
+
+# --- moving
+
+
+def test_a_piece_without_motion_keeps_still_and_has_its_size():
+    layer = moving_piece(rng(3), *white(), 4, SIZE, STILL)
+    assert all(np.array_equal(one, layer.alpha[0]) for one in layer.alpha)
+    expected = 0.4**2 * SIZE[0] * SIZE[1]
+    wide = moving_piece(rng(3), *white(), 1, (600, 800), STILL).alpha
+    assert layer.alpha[0].sum() <= 1.1 * expected
+    assert wide.sum() == pytest.approx(0.4**2 * 600 * 800, rel=0.05) or wide[0, [0, -1]].any() or wide[0, :, 0].any()
+
+
+def test_a_piece_moves_smoothly():
+    layer = moving_piece(rng(1), *white(), 8, (200, 200), Motion(size=(0.2, 0.2), shift=0.03))
+    centres = np.array([np.argwhere(one > 0.5).mean(0) for one in layer.alpha])
+    steps = np.diff(centres, axis=0)
+    assert np.abs(steps).max() <= 0.03 * 200 + 2 and np.abs(centres[-1] - centres[0]).max() > 2
+    assert np.abs(np.diff(steps, axis=0)).max() < 3  # no jerks
+
+
+def test_the_same_generator_gives_the_same_piece():
+    first, again, other = (moving_piece(rng(seed), *white(), 3, SIZE) for seed in (4, 4, 5))
+    assert np.array_equal(first.frames, again.frames) and np.array_equal(first.alpha, again.alpha)
+    assert not np.array_equal(first.alpha, other.alpha)
+
+
+def test_a_piece_of_several_frames_keeps_its_own_motion():
+    frames, masks = white(3)
+    frames[1], frames[2] = 100, 50
+    masks[2] = False
+    layer = moving_piece(rng(), frames, masks, 6, SIZE, STILL)
+    shown = [int(one[alpha == 1].mean()) if alpha.any() else 0 for one, alpha in zip(*layer_of(layer), strict=True)]
+    assert shown == [255, 100, 0, 100, 255, 100]  # back and forth
+
+
+def layer_of(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
+    return layer.frames, layer.alpha
+
+
+def test_an_empty_mask_gives_an_empty_layer():
+    layer = moving_piece(rng(), white()[0], np.zeros((1, 40, 40), bool), 2, SIZE)
+    assert not layer.alpha.any() and layer.frames.shape == (2, *SIZE, 3)
+    assert adapt_colours(layer, black(2), 1.0) is layer
+    assert np.array_equal(soften(layer, 1.0).alpha, layer.alpha)
+
+
+# --- looks
+
+
+def test_softening_blurs_the_edge_and_leaves_the_labels():
+    layer = moving_piece(rng(), *white(), 2, SIZE, Motion(size=(0.5, 0.5), turn=0, bend=0))
+    soft = soften(layer, 1.0)
+    _, before = paste(black(2), [layer])
+    frames, after = paste(black(2), [soft])
+    assert (before != after).mean() < 0.005
+    between = ((frames > 25) & (frames < 230)).mean()
+    assert between > 2 * (((f := paste(black(2), [layer])[0]) > 25) & (f < 230)).mean()
+    assert soften(layer, 0) is layer
+
+
+def test_colours_come_to_those_of_the_clip():
+    background = np.clip(rng().normal((60, 120, 180), 10, (2, *SIZE, 3)), 0, 255).astype(np.uint8)
+    frames, masks = white()
+    frames = np.clip(rng(1).normal((200, 80, 90), 20, frames.shape), 0, 255).astype(np.uint8)
+    layer = moving_piece(rng(2), frames, masks, 2, SIZE, STILL)
+    inside = layer.alpha[0] > 0.5
+    whole, half = (adapt_colours(layer, background, share).frames[0][inside].mean(0) for share in (1.0, 0.5))
+    np.testing.assert_allclose(whole, (60, 120, 180), atol=4)
+    own = layer.frames[0][inside].mean(0)
+    np.testing.assert_allclose(half, (own + whole) / 2, atol=2)
+
+
+# --- shapes
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_smooth_shape_is_one_piece_without_holes(seed):
+    shape = smooth_shape(rng(seed), (64, 96))
+    assert cv2.connectedComponents(shape.astype(np.uint8))[0] == 2
+    assert cv2.connectedComponents((~shape).astype(np.uint8), connectivity=4)[0] == 2
+    assert 0.05 < shape.mean() < 0.8 and shape.shape == (64, 96)
+
+
+def scene() -> tuple[np.ndarray, np.ndarray]:
+    """A frame with a disc of another colour, and the disc."""
+    y, x = np.mgrid[:96, :128]
+    disc = (y - 48) ** 2 + (x - 64) ** 2 < 900
+    frame = np.where(disc[..., None], (210, 60, 40), (40, 120, 180)).astype(np.float64)
+    return np.clip(frame + rng().normal(0, 3, frame.shape), 0, 255).astype(np.uint8), disc
+
+
+def test_superpixels_cover_the_frame_and_follow_edges():
+    frame, disc = scene()
+    pieces = superpixels(rng(), frame)
+    assert pieces.shape == disc.shape and np.array_equal(np.unique(pieces), np.arange(6 * 8))
+    inside = np.bincount(pieces.ravel(), disc.ravel()) / np.bincount(pieces.ravel())
+    strays = np.minimum(inside, 1 - inside)[pieces].mean()
+    assert strays < 0.03
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_region_is_bounded_by_edges_and_whole(seed):
+    frame, disc = scene()
+    found = region(rng(seed), frame, (0.08, 0.15))
+    assert cv2.connectedComponents(found.astype(np.uint8), connectivity=4)[0] == 2
+    assert 0.06 < found.mean() < 0.4
+    mixed = (found & disc).sum() / found.sum()
+    assert min(mixed, 1 - mixed) < 0.2
+
+
+def test_a_region_of_a_small_frame_is_all_of_it():
+    frame = rng().integers(0, 255, (10, 12, 3), dtype=np.uint8)
+    assert region(rng(), frame).all()

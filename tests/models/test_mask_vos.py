@@ -1,0 +1,344 @@
+"""Mask-VOS: against label propagation and the algorithm spelt out, by relations, and in the tracker."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from matchcut.errors import ModelError
+from matchcut.models.backbones import Backbone, fold_batch_norms
+from matchcut.models.base import GuidedModel, MemoryPolicy
+from matchcut.models.decoders import aggregate
+from matchcut.models.label_propagation import LabelPropagation, Propagation
+from matchcut.models.mask_vos import (
+    FORMS,
+    MaskReference,
+    MaskVOS,
+    MaskVOSSettings,
+    boxes_of,
+    build_mask_vos,
+    near_objects,
+    with_others,
+)
+from matchcut.tracking.tracker import Tracker
+
+SIZE = (64, 96)
+
+
+@pytest.fixture(scope="module")
+def small() -> MaskVOS:
+    torch.manual_seed(0)
+    return build_mask_vos("small").eval()
+
+
+def picture(seed: int = 0, size: tuple[int, int] = SIZE, batch: int = 1) -> Tensor:
+    """Coarse noise under fine noise: every place looks different."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = F.interpolate(torch.rand(batch, 3, size[0] // 8, size[1] // 8, generator=generator), size)
+    return (coarse + torch.rand(batch, 3, *size, generator=generator)) / 2
+
+
+def masks(objects: int = 2, size: tuple[int, int] = SIZE, batch: int = 1) -> Tensor:
+    """Rectangles beside each other, and background."""
+    labels = torch.zeros(batch, *size, dtype=torch.int64)
+    width = size[1] // (objects + 2)
+    for index in range(objects):
+        left = width * (index + 1)
+        labels[:, size[0] // 4 : size[0] // 2 + 8 * (index % 3), left : left + width - 4] = index + 1
+    return F.one_hot(labels, objects + 1).permute(0, 3, 1, 2).float()
+
+
+@torch.no_grad()
+def scene(model: MaskVOS, objects: int = 2) -> tuple[object, list[MaskReference]]:
+    """Features of a frame, and of an annotated frame and one of the context."""
+    references = [model.remember(model.encode(picture(seed)), masks(objects), annotated=seed == 1) for seed in (1, 2)]
+    return model.encode(picture(3)), references
+
+
+# --- matching: the same as label propagation
+
+
+def test_it_starts_as_label_propagation_with_the_same_features(small):
+    plain = LabelPropagation(
+        small.backbone, Propagation(MemoryPolicy(5), temperature=0.05, radius=12), grid=8, mix=(1.0, 1.0, 1.0)
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(small.encode(picture()).keys, plain.encode(picture()), rtol=1e-5, atol=1e-6)
+        features, references = scene(small)
+        coarse, _ = small.read(features, references)
+        same = [plain.remember(one.features.keys, masks(), annotated=one.annotated) for one in references]
+        expected, _ = plain.segment(features.keys, same)
+    torch.testing.assert_close(coarse, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_blend_one_leaves_the_coarse_mask_and_zero_the_decoders(small):
+    features, references = scene(small)
+    with torch.no_grad():
+        coarse, rounds = small(features, references, 2)
+        large = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+        half, _ = small.with_settings(margin=None).segment(features, references)
+        decoded, _ = small.with_settings(margin=None, blend=0.0).segment(features, references)
+        only, _ = small.with_settings(blend=1.0).segment(features, references)
+    torch.testing.assert_close(only, large)
+    torch.testing.assert_close(decoded, rounds[-1].softmax(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(half, (large + decoded) / 2, rtol=1e-4, atol=1e-5)
+
+
+# --- Algorithm S1
+
+
+def anew(model: MaskVOS) -> MaskVOS:
+    """The paper's: a decoder that gives the mask anew."""
+    other = model.with_settings()
+    other.form = replace(model.form, residual=False)
+    return other
+
+
+def test_it_starts_with_the_coarse_mask(small):
+    features, references = scene(small, 1)
+    with torch.no_grad():
+        coarse, rounds = small(features, references, 2)
+        large = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(rounds[-1].softmax(1), large, rtol=0, atol=0.03)
+    assert not torch.allclose(anew(small)(features, references, 2)[1][-1].softmax(1), large, atol=0.1)
+
+
+def test_rounds_are_those_of_algorithm_s1(small):
+    features, references = scene(small)
+    with torch.no_grad():
+        coarse, carried = small.read(features, references)
+        soft = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+        small = anew(small)
+        for _ in range(2):
+            own = small.mask_encoder(features, with_others(soft))
+            soft = aggregate(small.decoder(features, carried, own)).softmax(1)
+        _, rounds = small(features, references, 2)
+        first = aggregate(small.decoder(features, carried, carried))
+        _, zero = small(features, references, 0)
+    assert len(rounds) == 2 and len(zero) == 1
+    torch.testing.assert_close(rounds[1].softmax(1), soft)
+    torch.testing.assert_close(zero[0], first)
+
+
+@pytest.mark.parametrize("objects", [1, 2, 5])
+def test_aggregation_is_by_odds_with_the_product_as_background(objects):
+    logits = 3 * torch.randn(2, objects, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(objects))
+    p = torch.cat([(1 - logits.sigmoid()).prod(1, keepdim=True), logits.sigmoid()], 1)
+    odds = p / (1 - p)
+    torch.testing.assert_close(
+        aggregate(logits).softmax(1).double(), odds / odds.sum(1, keepdim=True), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_aggregation_is_finite_where_all_is_sure():
+    logits = torch.tensor([[[[-80.0, 80.0]], [[-80.0, 80.0]]]], requires_grad=True)
+    aggregated = aggregate(logits)
+    aggregated.softmax(1).sum().backward()
+    assert torch.isfinite(aggregated).all() and torch.isfinite(logits.grad).all()
+    assert aggregated.argmax(1).flatten().tolist()[0] == 0 and aggregated.argmax(1).flatten().tolist()[1] > 0
+
+
+# --- objects
+
+
+def test_objects_are_treated_alike(small):
+    features, references = scene(small, 3)
+    order = torch.tensor([0, 3, 1, 2])
+    turned = [small.remember(one.features, one.values[:, order], annotated=one.annotated) for one in references]
+    with torch.no_grad():
+        expected, _ = small.segment(features, references)
+        found, _ = small.segment(features, turned)
+    torch.testing.assert_close(found, expected[:, order], rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_is_a_loop_over_its_items(small):
+    images, given = picture(5, batch=2), masks(2, batch=2)
+    given[1] = given[1].flip(2)
+    model = small.with_settings(margin=None)
+    with torch.no_grad():
+        features = model.encode(images)
+        together, _ = model.segment(features, [model.remember(features, given, annotated=True)])
+        for index in range(2):
+            one = model.encode(images[index : index + 1])
+            alone, _ = model.segment(one, [model.remember(one, given[index : index + 1], annotated=True)])
+            torch.testing.assert_close(together[index : index + 1], alone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("objects", [0, 1, 2, 7])
+def test_soft_masks_are_probabilities_at_a_quarter(small, objects):
+    features, references = scene(small, objects)
+    with torch.no_grad():
+        soft, _ = small.segment(features, references)
+    assert soft.shape == (1, 1 + objects, SIZE[0] // 4, SIZE[1] // 4)
+    assert soft.min() >= 0
+    torch.testing.assert_close(soft.sum(1), torch.ones_like(soft[:, 0]), rtol=1e-4, atol=1e-4)
+
+
+def test_an_object_is_decoded_in_its_box_as_in_the_whole_frame(small):
+    features, references = scene(small)
+    with torch.no_grad():
+        whole, _ = small.with_settings(margin=None).segment(features, references)
+        wide, _ = small.with_settings(margin=100).segment(features, references)
+    torch.testing.assert_close(whole, wide)
+    soft = torch.zeros(1, 4, 20, 30)
+    soft[0, 1, 5:8, 10:12] = 1
+    soft[0, 3, 0, 29] = 0.5
+    assert boxes_of(soft, 2) == [(slice(3, 10), slice(8, 14)), None, (slice(0, 3), slice(27, 30))]
+
+
+def test_an_object_that_is_nowhere_stays_nowhere(small):
+    features, references = scene(small)
+    gone = [small.remember(one.features, F.pad(one.values, (0, 0, 0, 0, 0, 1)), annotated=True) for one in references]
+    with torch.no_grad():
+        soft, _ = small.segment(features, gone)
+    assert soft[:, 3].max() < 1e-3
+
+
+def test_what_is_unknown_carries_nothing(small):
+    model = small.with_settings(top_k=10_000, radius=None)
+    features, references = scene(model)
+    unknown = model.remember(references[0].features, torch.zeros_like(references[0].values), annotated=True)
+    with torch.no_grad():
+        expected = model.read(features, references)
+        found = model.read(features, [*references, unknown])
+    # The unknown frame is the first again, so what is left of the match are its known twin and the other, in
+    # proportions that one frame more does not change.
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-4)
+
+
+def test_objects_are_looked_for_near_where_they_were(small):
+    _, references = scene(small, 1)
+    near = near_objects(references, 2)
+    seen = references[1].cells[0, 1] > 0.1
+    rows, columns = seen.nonzero().unbind(1)
+    expected = torch.zeros_like(seen)
+    expected[max(rows.min() - 2, 0) : rows.max() + 3, max(columns.min() - 2, 0) : columns.max() + 3] = True
+    assert torch.equal(near[0], expected)
+    assert near_objects(references[:1], 2) is None and near_objects(references, None) is None
+    lost = [references[0], small.remember(references[1].features, masks(1) * 0)]
+    assert near_objects(lost, 2) is None
+
+
+# --- memory
+
+
+def test_a_reference_is_made_again_from_its_features_and_values(small):
+    features, references = scene(small)
+    with torch.no_grad():
+        soft, _ = small.segment(features, references)
+        kept = small.remember(features, soft)
+        again = small.remember(features, kept.values.clone())
+    assert torch.equal(kept.values, soft) and torch.equal(again.values, soft)
+    assert torch.equal(kept.embedded, again.embedded) and torch.equal(kept.cells, again.cells)
+
+
+def test_the_tracker_drives_it(small):
+    assert isinstance(small, GuidedModel)
+    rng = np.random.default_rng(0)
+    assert small.with_settings(size=64, policy=MemoryPolicy(2)).policy.context == 2 and small.policy.context == 5
+    frames = [rng.integers(0, 255, (66, 100, 3), dtype=np.uint8) for _ in range(4)]
+    labels = np.zeros((66, 100), np.uint8)
+    labels[20:40, 20:50] = 3
+    late = np.zeros_like(labels)
+    late[5:15, 70:90] = 9
+    shown = dict(Tracker(small, size=64).stream(frames, {0: labels, 2: late}))
+    assert [one.shape for one in shown.values()] == [(66, 100)] * 4
+    assert np.array_equal(shown[0], labels) and set(np.unique(shown[3])) <= {0, 3, 9}
+
+
+# --- learning
+
+
+@pytest.mark.parametrize("form", ["small", "resnet18"])
+def test_every_parameter_learns(form):
+    torch.manual_seed(0)
+    model = build_mask_vos(replace(FORMS[form], value=8, widths=(16, 8)))
+    features = [model.encode(picture(seed, (64, 64))) for seed in (1, 2)]
+    given = masks(2, (64, 64))
+    coarse, rounds = model(features[1], [model.remember(features[0], given, annotated=True)])
+    (coarse.square().mean() + sum(one.square().mean() for one in rounds)).backward()
+    unused = [name for name, one in model.named_parameters() if one.grad is None or not one.grad.abs().sum() > 0]
+    # A convolution's bias before a batch norm, or a unit that no input of this test reaches, has none.
+    assert [name for name in unused if "backbone" not in name] == []
+    assert all(one.grad is not None for one in model.parameters())
+
+
+def test_it_learns_to_copy_a_mask():
+    torch.manual_seed(0)
+    model = build_mask_vos(replace(FORMS["small"], value=8, widths=(16, 8)))
+    model.backbone.eval()
+    image, given = picture(1), masks(1)
+    optimiser = torch.optim.Adam([one for name, one in model.named_parameters() if "backbone" not in name], 1e-2)
+    target = F.interpolate(given, scale_factor=0.25, mode="area").argmax(1)
+    losses = []
+    for _ in range(25):
+        features = model.encode(image)
+        _, rounds = model(features, [model.remember(features, given, annotated=True)], 1)
+        losses.append(F.cross_entropy(rounds[0], target))
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    assert losses[-1] < 0.3 * losses[0]
+
+
+# --- forms
+
+
+def test_the_papers_mask_encoder_sees_frame_and_masks():
+    torch.manual_seed(0)
+    model = build_mask_vos(replace(FORMS["resnet18"], value=16, widths=(16, 8))).eval()
+    features = model.encode(picture())
+    with torch.no_grad():
+        first = model.remember(features, masks(2))
+        other = model.remember(replace(features, image=picture(9)), masks(2))
+        swapped = model.remember(features, masks(2)[:, [0, 2, 1]])
+        soft, _ = model.segment(features, [first])
+        whole, _ = model.with_settings(margin=100).segment(features, [first])
+        everywhere, _ = model.with_settings(margin=None).segment(features, [first])
+    assert first.embedded.shape == (1, 2, 16, SIZE[0] // 8, SIZE[1] // 8)
+    assert not torch.allclose(first.embedded, other.embedded, atol=1e-3)
+    torch.testing.assert_close(swapped.embedded, first.embedded[:, [1, 0]], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(whole, everywhere)
+    assert soft.shape == whole.shape
+
+
+@pytest.mark.parametrize("name", ["small", "resnet18-light"])
+def test_light_forms_can_be_shipped(name):
+    model = build_mask_vos(name)
+    assert sum(one.numel() * 2 for one in model.state_dict().values()) < 12e6  # in half precision
+    again = build_mask_vos(model.form)
+    again.load_state_dict(model.state_dict(), strict=True)
+
+
+def test_odd_sizes_vision_transformers_and_half_precision():
+    form = replace(FORMS["small"], backbone="vit_tiny_patch16_224", stages=(3, 7, 11), stride=16)
+    model = build_mask_vos(form).eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        features = model.encode(picture(0, (72, 56)))
+    with torch.inference_mode():
+        soft, _ = model.segment(features, [model.remember(features, masks(1, (72, 56)), annotated=True)])
+    assert soft.shape == (1, 2, 18, 14) and soft.dtype == torch.float32
+    assert features.keys.dtype == torch.float32 and features.cells.dtype == torch.bfloat16
+
+
+def test_folding_batch_norms_changes_nothing(small):
+    torch.manual_seed(0)
+    model = build_mask_vos("small").eval()
+    expected = model.encode(picture()).cells
+    fold_batch_norms(model.backbone.net)
+    torch.testing.assert_close(model.encode(picture()).cells, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(ModelError, match="unknown form 'tiny'; there are resnet18"):
+        build_mask_vos("tiny")
+    with pytest.raises(ModelError, match="two stages or more"):
+        MaskVOS(Backbone("resnet18", (3,)), FORMS["resnet18"])
+    with pytest.raises(ModelError, match=r"matched \(3,\)"):
+        MaskVOS(Backbone("resnet18", (1, 2)), replace(FORMS["resnet18"], matched=(3,)))
+    with pytest.raises(ValueError, match="rounds >= 0"):
+        MaskVOSSettings(rounds=-1)
