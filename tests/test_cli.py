@@ -1,6 +1,7 @@
 """The command as users type it: what it writes, how it goes on after a kill, and one line for any bad input."""
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -750,3 +751,63 @@ def test_help_loads_no_torch():
     check += "assert not {'torch', 'av', 'cv2', 'numpy'} & set(sys.modules), sorted(sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# --- reproduce
+
+
+@pytest.mark.parametrize("words", [("dmm-net", "figure-9"), ("dmmnet", "figure-5")])
+def test_reproduce_lists_what_there_is(run, tmp_path, words):
+    result = run("reproduce", *words, "-o", tmp_path / "out")
+    refused(result, f"reproduce {' '.join(words)}: unknown", "dmm-net: figure-5", "transport-net: figure-6")
+    assert not (tmp_path / "out").exists()
+
+
+def test_reproduce_writes_a_picture_and_a_table(run, tmp_path):
+    result = run("reproduce", "transport-net", "sinkhorn", "-o", tmp_path / "out")
+    assert result.code == 0 and names(tmp_path / "out") == ["sinkhorn.csv", "sinkhorn.png"]
+    assert str(tmp_path / "out" / "sinkhorn.png") in result.out
+
+
+# --- train
+
+
+RECIPE = """
+objective = "mask-vos"
+epochs = 1
+batch_size = 1
+workers = 0
+data = { length = 2, size = [32, 32], side = 64 }
+optimiser = { rates = { backbone = 0, key = 0 } }
+settings = { start = "scratch", long_term = 0, pasted = 1.0 }
+"""
+
+
+def test_train_writes_weights_that_track_uses(run, inputs, tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    words = ("train", tmp_path / "recipe.toml", "--data", inputs / "frames", "-o", tmp_path / "run", "--device", "cpu")
+    result = run(*words)
+    weights = tmp_path / "run" / "weights.safetensors"
+    assert result.code == 0 and "1 epochs of 1 steps" in result.out and f"weights   {weights}" in result.out
+    refused(run(*words), "holds a run already", "--resume")
+    assert run(*words, "--resume").code == 0
+    asked = ("--mask", inputs / "first.png", "-o", tmp_path / "out", "--model", "mask-vos", *FAST)
+    assert run("track", inputs / "walk.mkv", *asked, "--weights", weights).code == 0
+    record = json.loads((tmp_path / "out" / "timeline.json").read_text())
+    assert (record["model"], record["weights"]) == ("mask-vos", "weights.safetensors")
+    assert record["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert names(tmp_path / "out" / "masks") == FIVE_DIGITS
+
+
+def test_train_refuses_what_it_cannot_use(run, inputs, tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("epochs", "epoch"))
+    words = ("-o", tmp_path / "run", "--device", "cpu", "--data")
+    refused(run("train", tmp_path / "recipe.toml", *words, inputs), "unknown key 'epoch'; did you mean epochs?")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    refused(run("train", tmp_path / "recipe.toml", *words, tmp_path / "none"), "none: no such folder")
+    refused(run("train", tmp_path / "nothing.toml", *words, inputs), "nothing.toml: cannot be read as a recipe")
+
+
+def test_mask_vos_without_weights_is_refused(run, inputs, tmp_path):
+    words = ("--mask", inputs / "first.png", "-o", tmp_path / "out", "--model", "mask-vos")
+    refused(run("track", inputs / "walk.mkv", *words), "mask-vos: no weights come with this package", "--weights")

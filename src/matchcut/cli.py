@@ -90,7 +90,7 @@ def track(
     for video, prompt in zip(videos, prompts, strict=True):  # what does not fit is said before anything is written
         if video.seekable:
             api.annotations_of(video, prompt, boxes, frame=frame, threshold=threshold)
-    network = api.load_model(model, preset=preset, backbone=backbone, weights=str(weights) if weights else None)
+    network: Any = api.load_model(model, preset=preset, backbone=backbone, weights=str(weights) if weights else None)
     wanted: Any = {"overlay": overlay, "cutout": cutout, "coco": coco}
     for video, prompt, folder in zip(videos, prompts, folders, strict=True):
         tracker = Tracker(network, size=size, device=device, precision=precision)
@@ -246,6 +246,40 @@ def _few(names: tuple[str, ...]) -> str:
 
 
 @app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A TOML file, as recipes/mask_vos.toml.")],
+    data: Annotated[list[Path], typer.Option(help="Folder of videos or of folders of frames; may be repeated.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, checkpoints, log and pictures.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in -o.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    cache: Annotated[Path | None, typer.Option(help="Folder for decoded frames, to be shared by runs.")] = None,
+) -> None:
+    """Train a network on raw video by a recipe; under torchrun, on several processes."""
+    from matchcut import api
+
+    try:
+        written = api.train(recipe, data, out, resume=resume, device=device, cache=cache, say=typer.echo)
+    except KeyboardInterrupt as stop:
+        typer.echo("matchcut: stopped; run the same command with --resume to go on", err=True)
+        raise typer.Exit(130) from stop
+    typer.echo(f"weights   {written}")
+
+
+@app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="dmm-net, transport-net or matching; a wrong one lists all.")],
+    what: Annotated[str, typer.Argument(help="figure-5, figure-6, ...")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and CSVs.")],
+    seed: Annotated[int, typer.Option(help="Of all random numbers.", min=0)] = 0,
+) -> None:
+    """Make a table, a figure or a proof of one of the papers."""
+    from matchcut.reproduce import reproduce as make
+
+    for path in make(paper, what, out, seed=seed, say=lambda line: typer.echo(line, err=True)):
+        typer.echo(f"written   {path}")
+
+
+@app.command()
 def models() -> None:
     """What there is to choose from, with licence and scores."""
     from rich.console import Console
@@ -257,10 +291,10 @@ def models() -> None:
     for head in ("model", "what it is", "backbone", "licence", "scores"):
         table.add_column(head, overflow="fold", no_wrap=head in ("model", "backbone"))  # names that are typed
     for one in MODELS.values():
-        weights = WEIGHTS[one.weights]
+        weights = WEIGHTS.get(one.weights or "")
         name = f"{one.name} (default)" if one.name == DEFAULT_MODEL else one.name
         scores = ", ".join(f"{key} {value}" for key, value in one.scores.items())
-        table.add_row(name, one.summary, weights.backbone, weights.licence, scores)
+        table.add_row(name, one.summary, *((weights.backbone, weights.licence) if weights else ("", "")), scores)
     Console().print(table)
 
 

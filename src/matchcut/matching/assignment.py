@@ -107,7 +107,7 @@ def assign(
     quadratic: float | None = None,
     tolerance: float = 0.0,
     backward: Literal["recompute", "steps"] = "recompute",
-    backward_quadratic: float | None | Literal["auto"] = "auto",
+    backward_quadratic: float | Literal["auto"] | None = "auto",
 ) -> Assignment:
     """Match each object to the proposals, softly, at the least total cost.
 
