@@ -1,8 +1,8 @@
 """Proof that networks learn through the matching layers: each learns a task that greedy matching cannot do.
 
 Two tasks, both of things that look alike. What is learned is how to look: observations are a mixture of appearance and
-of clutter twice as strong, and a linear embedding has to tell them apart. The loss knows only colours that the match
-carries from the reference to the query, so all gradients come through the layer.
+of clutter some five times as strong, and a linear embedding has to tell them apart. The loss knows only colours that
+the match carries from the reference to the query, so all gradients come through the layer.
 
 * Twins, told apart by one-to-one matching alone (`assign`, `sinkhorn`, `long_short_sinkhorn`). Each of the objects in
   a row shares one of its two parts with either neighbour. In the query, in another order, one part of each is occluded,
@@ -12,8 +12,8 @@ carries from the reference to the query, so all gradients come through the layer
   object, each of which has moved by up to `REACH` cells. These layers have no one-to-one constraint, and one would not
   help: the copies may be exchanged at no cost.
 
-Beside them stand the same embedding under a softmax over each row, `greedy` and
-`hungarian` on the costs that it learned, and both on the true costs: what looks the same costs 0, all else 1.
+Beside them stand the same embedding under a softmax over each row, `greedy` and `hungarian` on the costs that it
+learned, and both on the true costs: what looks the same costs 0, all else 1.
 """
 
 from collections.abc import Callable, Iterator
@@ -137,20 +137,28 @@ def _observe(look: Tensor, generator: torch.Generator) -> Tensor:
     mixture = torch.linalg.qr(torch.randn(CHANNELS, CHANNELS, generator=torch.Generator().manual_seed(0)))[0]
     clutter = 2 * torch.randn(*look.shape[:-1], CLUTTER, generator=generator)
     noise = 0.05 * torch.randn(*look.shape[:-1], CHANNELS, generator=generator)
-    return torch.cat((look, clutter), -1) @ mixture[: PARTS + CLUTTER] + noise
+    seen: Tensor = torch.cat((look, clutter), -1) @ mixture[: PARTS + CLUTTER]
+    return seen + noise
 
 
 class Embedding(nn.Module):
-    """A linear map of the channels to unit vectors (B, PARTS, H, W); with a learned vector a place where asked for."""
+    """A linear map of the channels to unit vectors (B, PARTS, H, W), and a vector for each place of a block if asked.
+
+    `long_short_sinkhorn` needs these: what its first match has carried, its second one can leave where it is by them.
+    """
 
     def __init__(self, places: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.linear = nn.Conv2d(CHANNELS, PARTS, 1)
-        self.place = None if places is None else nn.Parameter(0.2 * torch.randn(PARTS, *places))
+        self.places = None if places is None else nn.Parameter(0.2 * torch.randn(PARTS, *places))
 
     def forward(self, x: Tensor) -> Tensor:
         made: Tensor = F.normalize(self.linear(x), dim=1)
-        return made if self.place is None else F.normalize(made + self.place, dim=1)
+        if self.places is None:
+            return made
+        times = [size // count for size, count in zip(x.shape[2:], self.places.shape[1:], strict=True)]
+        tiled: Tensor = F.normalize(made + self.places.repeat(1, *times), dim=1)
+        return tiled
 
 
 class Offsets(nn.Module):
@@ -192,7 +200,8 @@ class Rows:
 
     def apply(self, values: Tensor) -> Tensor:
         """Values (B, C, H, W) to the query, which has the size of the reference here."""
-        return (values.flatten(2) @ self.matrix.mT).reshape(values.shape)
+        carried: Tensor = values.flatten(2) @ self.matrix.mT
+        return carried.reshape(values.shape)
 
     def dense(self) -> Tensor:
         """The matrix (B, Q, R)."""
@@ -205,7 +214,8 @@ def _rows(network: nn.Module, query: Tensor, reference: Tensor) -> Rows:
 
 def _costs(network: nn.Module, query: Tensor, reference: Tensor) -> Tensor:
     """1 - cosine of all pairs, (B, Q, R)."""
-    return 1 - network(query).flatten(2).mT @ network(reference).flatten(2)
+    cosines: Tensor = network(query).flatten(2).mT @ network(reference).flatten(2)
+    return 1 - cosines
 
 
 RIVALS = ROWS, GREEDY, HUNGARIAN = "row softmax", "row softmax, then greedy", "row softmax, then Hungarian"
@@ -217,7 +227,7 @@ LAYERS: dict[str, dict[str, Layer]] = {
         "sinkhorn": Layer(twins, Embedding, lambda net, q, r: sinkhorn(net(q), net(r)), 1000, 64, 0.003),
         "long_short_sinkhorn": Layer(
             mosaic,
-            lambda: Embedding((OBJECTS, OBJECTS)),
+            lambda: Embedding(BLOCK),
             lambda net, q, r: long_short_sinkhorn(net(q), net(r), groups=BLOCK),
             1000,
             8,
