@@ -237,6 +237,7 @@ def _check_features(query: Tensor, reference: Tensor) -> None:
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise a ShapeError that names a tensor with NaN or infinite entries."""
     # The sum tells cheaply; where it overflows, each number is looked at.
     if not torch.isfinite(tensor.detach().sum()) and not torch.isfinite(tensor).all():
         raise ShapeError(f"{name}: expected finite values, got {int((~torch.isfinite(tensor)).sum())} that are not")
