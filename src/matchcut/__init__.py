@@ -10,11 +10,12 @@ from matchcut.errors import MatchcutError
 
 if TYPE_CHECKING:
     from matchcut import matching, metrics
-    from matchcut.api import evaluate, list_models, load_model, track
+    from matchcut.api import evaluate, list_models, load_model, track, train
     from matchcut.benchmarks.score import score
     from matchcut.models.base import MemoryPolicy
     from matchcut.tracking.timeline import Timeline
     from matchcut.tracking.tracker import Tracker
+    from matchcut.training.config import TrainConfig
     from matchcut.video.reader import Video
 
 __version__ = "0.1.0"
@@ -23,12 +24,14 @@ _HOMES = {
     "MemoryPolicy": "matchcut.models.base",
     "Timeline": "matchcut.tracking.timeline",
     "Tracker": "matchcut.tracking.tracker",
+    "TrainConfig": "matchcut.training.config",
     "Video": "matchcut.video.reader",
     "evaluate": "matchcut.api",
     "list_models": "matchcut.api",
     "load_model": "matchcut.api",
     "score": "matchcut.benchmarks.score",
     "track": "matchcut.api",
+    "train": "matchcut.api",
 }
 _MODULES = ("matching", "metrics")
 
@@ -37,6 +40,7 @@ __all__ = [
     "MemoryPolicy",
     "Timeline",
     "Tracker",
+    "TrainConfig",
     "Video",
     "evaluate",
     "list_models",
@@ -45,6 +49,7 @@ __all__ = [
     "metrics",
     "score",
     "track",
+    "train",
 ]
 
 

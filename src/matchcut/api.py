@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from matchcut.benchmarks.protocols import find_protocol
 from matchcut.benchmarks.results import Result
 from matchcut.benchmarks.run import Choice, Say, run_benchmark
 from matchcut.benchmarks.score import hidden_truth, score
-from matchcut.errors import MaskError, OutputError, PromptError
+from matchcut.errors import MaskError, OutputError, PromptError, TrainingError
 from matchcut.masks import MAX_OBJECTS, LabelMap, check_mask, object_ids, read_mask, write_mask
 from matchcut.models.base import GuidedModel
 from matchcut.tracking.outputs import CHECKPOINT, Outputs, open_folder, write_record
@@ -38,8 +38,12 @@ __all__ = [
     "run",
     "score",
     "track",
+    "train",
     "versions",
 ]
+
+if TYPE_CHECKING:
+    from matchcut.training.config import TrainConfig
 
 Frame = NDArray[np.uint8]
 
@@ -74,12 +78,8 @@ def track(
         MatchcutError: the input, the prompt or the model cannot be used; the message says why.
     """
     video = source if isinstance(source, Video) else Video(source)
-    tracker = Tracker(
-        load_model(model, preset=preset) if isinstance(model, str) else model,
-        size=size,
-        device=device,
-        precision=precision,
-    )
+    network: Any = load_model(model, preset=preset) if isinstance(model, str) else model
+    tracker = Tracker(network, size=size, device=device, precision=precision)
     timeline = Timeline(video)
     for frame, labels in annotations_of(video, mask, boxes).items():
         timeline.annotate(frame, labels)
@@ -314,19 +314,60 @@ def evaluate(
 
 def about_model(model: str, preset: str | None, backbone: str | None, tracker: Tracker) -> dict[str, Any]:
     """What a record says of the model: its name, settings and weights."""
-    spec = MODELS[model]
-    weights = WEIGHTS[spec.weights]
-    packaged = backbone is None or backbone == weights.backbone
+    weights = WEIGHTS.get(MODELS[model].weights or "")
+    if weights is None:  # a file, by whose name and hash the store knows the backbone
+        own: Any = getattr(tracker.model, "backbone", None)
+        backbone = own.name
+        name, _, digest = own.weights.rpartition(" ")
+    elif backbone in (None, weights.backbone):
+        backbone, name, digest = weights.backbone, weights.name, weights.sha256
+    else:
+        name, digest = backbone, None
     return {
         "model": model,
         "preset": preset,
-        "backbone": backbone or weights.backbone,
-        "weights": weights.name if packaged else backbone,
-        "weights_sha256": weights.sha256 if packaged else None,
+        "backbone": backbone,
+        "weights": name,
+        "weights_sha256": digest,
         "working_size": tracker.size,
         "device": str(tracker.device),
         "precision": str(tracker.dtype).removeprefix("torch."),
     }
+
+
+def train(
+    recipe: "str | Path | TrainConfig",
+    data: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    cache: str | Path | None = None,
+    say: Say = lambda line: None,
+) -> Path:
+    """Train a network by a recipe (docs/training.md); started by torchrun, as one of its processes.
+
+    Args:
+        recipe: a TOML file, or what `read_config` makes of one.
+        data, out, resume, device, cache, say: see `matchcut.training.loop.train`; `data` may be one folder.
+
+    Returns:
+        The file of weights, for `load_model(..., weights=...)`.
+
+    Raises:
+        MatchcutError: the recipe, the data or the folder cannot be used, or the run cannot go on; the message says why.
+    """
+    try:
+        from matchcut.training.config import TrainConfig, read_config
+        from matchcut.training.loop import train as run_training
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("lightning_fabric", "tensorboard"):
+            raise
+        raise TrainingError(f"training needs {error.name}: pip install 'matchcut[train]'") from error
+    config = recipe if isinstance(recipe, TrainConfig) else read_config(Path(recipe))
+    roots = [Path(one) for one in ([data] if isinstance(data, str | Path) else data)]
+    place = Path(cache) if cache is not None else None
+    return run_training(config, roots, Path(out), resume=resume, device=device, cache=place, say=say)
 
 
 def versions() -> dict[str, Any]:

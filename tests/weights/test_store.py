@@ -1,6 +1,7 @@
 """Weights from files into models: the right ones, checked and whole, or a refusal."""
 
 import dataclasses
+import json
 import os
 import pickle
 
@@ -12,8 +13,9 @@ from safetensors.torch import save_file
 from matchcut.errors import ModelError
 from matchcut.models.backbones import Backbone
 from matchcut.models.label_propagation import PRESETS
+from matchcut.models.mask_vos import MaskVOS, MaskVOSForm
 from matchcut.weights import store
-from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS
+from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS, PropagationModel
 from matchcut.weights.store import list_models, load_model, packaged_backbone, packaged_file
 
 SPEC = WEIGHTS["efficientnet-lite0-imagenet"]
@@ -52,8 +54,8 @@ def test_records_are_complete():
         assert weights.name == name and weights.licence and weights.origin and len(weights.sha256) == 64
         assert timm.is_model(weights.backbone)
     for name, model in MODELS.items():
-        assert model.name == name and model.summary and model.weights in WEIGHTS
-        assert len(model.mix) == len(model.stages)
+        assert model.name == name and model.summary and model.weights in (None, *WEIGHTS)
+        assert not isinstance(model, PropagationModel) or len(model.mix) == len(model.stages)
 
 
 # --- the packaged file
@@ -229,3 +231,65 @@ def test_unknown_names_name_the_near_ones():
         load_model(preset="#")
     with pytest.raises(ModelError, match="unknown backbone 'resnet81'"):
         load_model(backbone="resnet81")
+
+
+# --- a network of one's own training
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """Weights as a training run writes them, and the network they are of, whose norms have statistics of their own."""
+    torch.manual_seed(0)
+    form = MaskVOSForm("test_resnet", key=16, value=8, widths=(16, 8), light=True)
+    network = MaskVOS(Backbone(form.backbone, form.stages, form.stride), form)
+    network.encode(torch.rand(2, 3, 64, 64))
+    network.backbone.mean.fill_(0.4)
+    numbers = {name: getattr(network.backbone, name).flatten().tolist() for name in ("mean", "std")}
+    about = {"model": "mask-vos", "form": dataclasses.asdict(form), **numbers}
+
+    def write(dtype=torch.float32, name="weights.safetensors", **changed):
+        tensors = {key: one.to(dtype) if one.is_floating_point() else one for key, one in network.state_dict().items()}
+        save_file(tensors, tmp_path / name, {"network": json.dumps({**about, **changed})})
+        return str(tmp_path / name)
+
+    return network.eval(), write
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float16, 2e-2)])
+def test_trained_weights_give_the_network_they_are_of(trained, dtype, tolerance):
+    network, write = trained
+    model = load_model("mask-vos", weights=write(dtype))
+    with torch.no_grad():
+        for name in ("keys", "cells", "fine"):
+            ours, theirs = (getattr(one.encode(picture()), name) for one in (model, network))
+            assert (ours - theirs).norm() < tolerance * theirs.norm()
+    assert next(model.decoder.parameters()).dtype == torch.float32 and not model.training
+
+
+def test_two_files_of_weights_are_told_apart(trained):
+    network, write = trained
+    one = load_model("mask-vos", weights=write())
+    torch.nn.init.normal_(network.decoder.logit.weight)
+    other = load_model("mask-vos", weights=write())
+    assert one.backbone.weights != other.backbone.weights
+
+
+def test_trained_weights_that_do_not_fit_are_refused(trained, tmp_path):
+    network, write = trained
+    form = dataclasses.asdict(network.form)
+    for changed, message in (
+        ({"model": "dmm-net"}, "does not say that it holds a trained mask-vos"),
+        ({"form": {**form, "value": 16}}, r"does not fit the form it states \(size mismatch"),
+        ({"form": {**form, "depth": 2}}, "does not fit the form it states .*depth"),
+        ({"mean": [0.5, 0.5]}, "does not fit the form it states .*size 2"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            load_model("mask-vos", weights=write(**changed))
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "weights.safetensors").read_bytes()[:-9])
+    for name in ("cut.safetensors", "nowhere.safetensors"):
+        with pytest.raises(ModelError, match=f"{name}: cannot be read as weights"):
+            load_model("mask-vos", weights=str(tmp_path / name))
+    with pytest.raises(ModelError, match="no weights come with this package; train some"):
+        load_model("mask-vos")
+    with pytest.raises(ModelError, match="preset, backbone, stages and stride come with its weights"):
+        load_model("mask-vos", weights=write(), preset="crw")

@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,7 +47,8 @@ class Run:
             OutputError: they cannot be written.
         """
         network = self.objective.network
-        export(self.average.state if self.average else network.state_dict(), folder / WEIGHTS, config, self.step)
+        shown = self.average.state if self.average else network.state_dict()
+        export(shown, folder / WEIGHTS, config, self.step, self.objective.about_network())
         state = {
             "format": FORMAT,
             "about": self.about,
@@ -134,14 +135,17 @@ def clean(folder: Path) -> None:
                 path.unlink()
 
 
-def export(state: dict[str, Tensor], path: Path, config: TrainConfig, step: int) -> None:
-    """A network's state as safetensors, with the recipe, in JSON, and the step in the metadata.
+def export(
+    state: dict[str, Tensor], path: Path, config: TrainConfig, step: int, network: Mapping[str, Any] | None = None
+) -> None:
+    """A network's state as safetensors, with the recipe and what `about_network` says, in JSON, and the step in the
+    metadata.
 
     Raises:
         OutputError: it cannot be written.
     """
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
-    metadata = {"recipe": json.dumps(flat(config)), "step": str(step)}
+    metadata = {"recipe": json.dumps(flat(config)), "step": str(step), "network": json.dumps(network or {})}
     with atomic_path(path) as temporary:
         try:
             save_file(tensors, temporary, metadata)

@@ -67,6 +67,10 @@ class Objective(Protocol):
         """Pictures (H, W, 3) uint8 RGB by name, made without gradients; by the first process alone."""
         return {}
 
+    def about_network(self) -> dict[str, Any]:
+        """What the file of weights must say for the network to be built again: what JSON can hold."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What a run that is resumed needs beside the network: tensors, numbers, texts, lists and dicts of them."""
         return {}

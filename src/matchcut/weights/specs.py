@@ -25,20 +25,27 @@ class Weights:
     """Of the input in [0, 1], as the weights were trained."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model by name: its backbone's weights and settings, and what it scores."""
+    """A model by name: its weights, and what it scores."""
 
     name: str
     summary: str
-    weights: str
+    weights: str | None
+    """In `WEIGHTS`; None where they are in a file that the user names."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Measured by `python benchmarks/quality.py`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PropagationModel(Model):
+    """Label propagation: which features of the backbone it matches, and how."""
+
     stages: tuple[int, ...]
     stride: int
     grid: int
     mix: tuple[float, ...]
     settings: Propagation
-    scores: dict[str, float] = field(default_factory=dict)
-    """Measured by `python benchmarks/quality.py`."""
 
 
 WEIGHTS: dict[str, Weights] = {
@@ -56,7 +63,7 @@ WEIGHTS: dict[str, Weights] = {
 }
 
 MODELS: dict[str, Model] = {
-    "label-propagation": Model(
+    "label-propagation": PropagationModel(
         name="label-propagation",
         summary="ImageNet features of three depths carry the given masks along; nothing was trained for it",
         weights="efficientnet-lite0-imagenet",
@@ -65,6 +72,11 @@ MODELS: dict[str, Model] = {
         grid=8,
         mix=(1.0, 1.0, 1.0),
         settings=Propagation(MemoryPolicy(14), 432, temperature=0.055, radius=11, near=11, enlarge="cubic"),
+    ),
+    "mask-vos": Model(
+        name="mask-vos",
+        summary="matching and a learned decoder of masks, trained by `matchcut train` on raw video; give its --weights",
+        weights=None,
     ),
 }
 

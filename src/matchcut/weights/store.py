@@ -2,17 +2,22 @@
 
 import difflib
 import hashlib
+import json
 from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from matchcut.errors import ModelError
 from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.label_propagation import PRESETS, LabelPropagation
-from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS, Model, Weights
+from matchcut.models.mask_vos import MaskVOS, MaskVOSForm
+from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS, Model, PropagationModel, Weights
 
 
 def list_models() -> list[Model]:
@@ -28,7 +33,7 @@ def load_model(
     stages: tuple[int, ...] | None = None,
     stride: int | None = None,
     weights: str | None = None,
-) -> LabelPropagation:
+) -> LabelPropagation | MaskVOS:
     """A model by name, ready for a `Tracker`.
 
     Args:
@@ -37,7 +42,8 @@ def load_model(
         backbone: any timm model instead of the default one; timm downloads its ImageNet or self-supervised weights.
         stages: which of the backbone's features (see `Backbone`); its last at 1/16 or less where None.
         stride: of the features and the grid, for CNNs; 8 for another backbone than the default where None.
-        weights: a local file of the backbone's weights, so that nothing is downloaded.
+        weights: a local file of the backbone's weights, so that nothing is downloaded; of mask-vos, the
+            `weights.safetensors` of a training run, and all else comes with it.
 
     Raises:
         ModelError: unknown names, or weights that cannot be had or do not fit.
@@ -47,7 +53,13 @@ def load_model(
     if preset is not None and preset not in PRESETS:
         raise ModelError(_unknown("preset", preset, PRESETS))
     spec = MODELS[name]
-    packaged = WEIGHTS[spec.weights]
+    if not isinstance(spec, PropagationModel):
+        if weights is None:
+            raise ModelError(f"{name}: no weights come with this package; train some and give the file (--weights)")
+        if any(one is not None for one in (preset, backbone, stages, stride)):
+            raise ModelError(f"{name}: preset, backbone, stages and stride come with its weights; leave them out")
+        return trained_mask_vos(Path(weights))
+    packaged = WEIGHTS[spec.weights or ""]
     mix: tuple[float, ...] | None = None
     grid: int | None = None
     if backbone in (None, packaged.backbone):
@@ -84,6 +96,44 @@ def packaged_backbone(spec: Weights, stages: tuple[int, ...], stride: int) -> Ba
     backbone.mean.copy_(torch.tensor(spec.mean).view(3, 1, 1))
     backbone.std.copy_(torch.tensor(spec.std).view(3, 1, 1))
     return backbone
+
+
+def trained_mask_vos(path: Path) -> MaskVOS:
+    """The network that a training run wrote, in any precision: built by the form inside and loaded strictly.
+
+    Raises:
+        ModelError: the file is missing, damaged, or does not hold such a network.
+    """
+    tensors, about = _read_trained(path)
+    if about.get("model") != "mask-vos":
+        raise ModelError(f"{path}: does not say that it holds a trained mask-vos; give a run's weights.safetensors")
+    try:
+        parts: dict[str, Any] = {key: tuple(it) if isinstance(it, list) else it for key, it in about["form"].items()}
+        form = MaskVOSForm(**parts)
+        network = MaskVOS(Backbone(form.backbone, form.stages, form.stride), form)
+        network.load_state_dict(tensors, strict=True)
+        for name in ("mean", "std"):
+            getattr(network.backbone, name).copy_(torch.tensor(about[name]).view(3, 1, 1))
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise ModelError(f"{path}: does not fit the form it states ({lines[-1]}); train again") from error
+    # What it is known by: a run that is resumed with other weights must notice.
+    network.backbone.weights = f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    network.eval()
+    if not network.backbone.is_vit:
+        fold_batch_norms(network.backbone.net)
+    return network
+
+
+def _read_trained(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a safetensors file, and what it says of its network."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("network", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118  (no dict)
+    except (OSError, SafetensorError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path}: cannot be read as weights ({reason})") from error
 
 
 @cache

@@ -1,0 +1,305 @@
+"""Mask-VOS's training on small videos with a tiny network: it learns, its terms can be left out, and it goes on."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from matchcut.data.clips import ClipConfig
+from matchcut.errors import TrainingError
+from matchcut.models.mask_vos import FORMS, MaskVOSForm
+from matchcut.training.config import OptimiserConfig, TrainConfig, read_config
+from matchcut.training.loop import train
+from matchcut.training.losses import overlap_loss
+from matchcut.training.mask_vos import MaskVOSObjective, MaskVOSTraining, overlap
+from matchcut.training.practice import SMALLEST, clip_clusters, cluster_video, deep_keys, pasted_clip
+from matchcut.training.pseudo_masks import ObjectRule
+
+TINY = MaskVOSForm("test_resnet", key=16, value=8, widths=(16, 8), light=True)
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+OFF: dict[str, Any] = {"long_term": 0.0, "short_term": 0.0, "reconstruction": 0.0, "masks": 0.0}
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMS, "tiny", TINY)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three videos of 10 frames: a bright disc walks over a dark, smooth background."""
+    root = tmp_path_factory.mktemp("videos")
+    random = np.random.default_rng(0)
+    for number in range(3):
+        folder = root / f"video{number}"
+        folder.mkdir()
+        ground = cv2.resize(random.integers(0, 90, (6, 9, 3), dtype=np.uint8), (96, 64))
+        colour = random.integers(180, 256, 3).tolist()
+        for frame in range(10):
+            picture = cv2.circle(ground.copy(), (30 + 4 * frame, 34), 13, colour, -1)
+            cv2.imwrite(str(folder / f"{frame:05d}.png"), picture)
+    return root
+
+
+def recipe(settings: Mapping[str, Any] = {}, **changes: Any) -> TrainConfig:
+    config = TrainConfig(
+        objective="mask-vos",
+        epochs=1,
+        batch_size=3,
+        workers=0,
+        log_every=1,
+        data=ClipConfig(length=3, size=(48, 48), side=64, views=2, clips=6, scale=(0.6, 1.0)),
+        optimiser=OptimiserConfig(rate=2e-3, clip=1.0),
+        settings={"form": "tiny", "start": "scratch", "norms": "trained", "count": 3, **settings},
+    )
+    return replace(config, **changes)
+
+
+def objective(videos: Path, tmp_path: Path, **settings: Any) -> MaskVOSObjective:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    return MaskVOSObjective(recipe(settings), [videos], tmp_path, lambda line: None)
+
+
+def batch_of(made: MaskVOSObjective, count: int = 3) -> dict[str, torch.Tensor]:
+    clips = [made.samples.draw(0, index) for index in range(count)]
+    return {name: torch.stack([torch.as_tensor(one[name]) for one in clips]) for name in clips[0]}
+
+
+def logged(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+# --- it learns
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "share"),
+    [({**OFF, "masks": 1.0, "pasted": 1.0}, "masks", 0.6), ({"masks": 0.0}, "long", 0.8)],
+    ids=["masks", "correspondence"],
+)
+def test_the_loss_of_a_batch_falls(
+    videos: Path, tmp_path: Path, settings: dict[str, Any], name: str, share: float
+) -> None:
+    made = objective(videos, tmp_path, **settings)
+    batch, optimiser = batch_of(made), torch.optim.Adam(made.network.parameters(), 5e-3)
+    found = []
+    for _ in range(30):
+        np.random.seed(0)  # the same pieces each time
+        total, parts = made.loss(batch, 0)
+        optimiser.zero_grad()
+        total.backward()
+        optimiser.step()
+        found.append(float(parts[name].detach()))
+    assert found[-1] < share * found[0]
+
+
+# --- its terms
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"long_term": 1.0}, {"long", "cross"}),
+        ({"short_term": 1.0}, {"short"}),
+        ({"reconstruction": 1.0}, {"colour"}),
+        ({"masks": 1.0, "pasted": 1.0}, {"masks", "iou", "iou_coarse"}),
+        ({"masks": 2.0, "overlap": 0.5, "pasted": 1.0}, {"masks", "overlap", "iou", "iou_coarse"}),
+        ({"long_term": 1.0, "short_term": 2.0, "masks": 0.5}, {"long", "cross", "short", "masks", "iou", "iou_coarse"}),
+    ],
+    ids=str,
+)
+def test_each_term_stands_alone_and_the_loss_is_their_weighted_sum(
+    videos: Path, tmp_path: Path, settings: dict[str, float], parts: set[str]
+) -> None:
+    made = objective(videos, tmp_path, **{**OFF, **settings})
+    made.start_epoch(0, lambda line: None)
+    total, found = made.loss(batch_of(made), 0)
+    assert set(found) == parts
+    weights = {**OFF, **settings}
+    expected = sum(
+        weights[key] * float(found[name].detach())
+        for key, name in (("long_term", "long"), ("short_term", "short"), ("reconstruction", "colour"))
+        if name in found
+    )
+    for name, weight in (
+        ("cross", 0.1 * weights["long_term"]),
+        ("masks", weights["masks"]),
+        ("overlap", weights["masks"] * 0.5),
+    ):
+        expected += weight * float(found[name].detach()) if name in found else 0.0
+    assert float(total.detach()) == pytest.approx(expected, rel=1e-5)
+    total.backward()
+    gradients = [name for name, one in made.network.named_parameters() if one.grad is not None]
+    assert any(name.startswith("decoder") for name in gradients) == ("masks" in parts)
+    assert any(name.startswith("key") for name in gradients)
+
+
+def test_masks_join_on_schedule_and_are_made_anew(videos: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    settings = {"masks_from": 1, "masks_every": 2, "pasted": 0.0}
+    train(recipe(settings, epochs=4), videos, tmp_path / "run", device="cpu", say=said.append)
+    rows = logged(tmp_path / "run")
+    assert [row["epoch"] for row in rows if "masks" not in row] == [0, 0] and len(rows) == 8
+    assert [line.split(":")[0] for line in said if "clusters of 3 videos" in line] == ["epoch 2", "epoch 4"]
+    assert {path.name for path in (tmp_path / "run" / "pictures").iterdir()} == {
+        "predictions-0004.png",
+        "pseudo_masks-0004.png",
+    }
+
+
+@pytest.mark.parametrize("norms", ["frozen", "trained"])
+def test_norms_stay_as_they_are_where_they_are_frozen(videos: Path, tmp_path: Path, norms: str) -> None:
+    made = objective(videos, tmp_path, norms=norms, masks=0.0)
+    made.network.train()
+    before = {name: one.clone() for name, one in made.network.named_buffers() if "running" in name}
+    made.loss(batch_of(made), 0)
+    same = [torch.equal(one, dict(made.network.named_buffers())[name]) for name, one in before.items()]
+    assert len(same) > 0 and all(one == (norms == "frozen") for one in same)
+
+
+# --- pseudo masks
+
+
+class Colours(torch.nn.Module):
+    """A backbone whose features are colours about a grey."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grey = torch.nn.Parameter(torch.tensor(0.4))
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.nn.functional.avg_pool2d(images, 4) - self.grey]
+
+
+def test_the_disc_becomes_an_object(videos: Path, tmp_path: Path) -> None:
+    made = objective(videos, tmp_path)
+    found = cluster_video(Colours(), made._reader, 0, made.samples.videos[0], 2, transport=False)
+    frames = np.stack([cv2.imread(str(path))[..., ::-1] for path in made.samples.videos[0].files[2:5]])
+    disc = np.stack([cv2.circle(np.zeros((64, 96), np.uint8), (30 + 4 * at, 34), 13, 1, -1) > 0 for at in range(2, 5)])
+    for snap, least in ((False, 0.75), (True, 0.9)):
+        shown = clip_clusters(Colours(), found, frames, rule=ObjectRule(objects=1), snap=snap).objects > 0
+        assert (shown & disc).sum() / (shown | disc).sum() > least
+
+
+def test_clusters_by_transport_have_equal_shares(videos: Path, tmp_path: Path) -> None:
+    made = objective(videos, tmp_path)
+    video = made.samples.videos[0]
+    frames = np.stack([cv2.imread(str(path))[..., ::-1] for path in video.files[::8]])
+    shares = []
+    for transport in (False, True):
+        found = cluster_video(Colours(), made._reader, 0, video, 2, transport=transport)
+        shares.append(float(found.assign(deep_keys(Colours(), frames)).float().mean()))
+    assert abs(shares[1] - 0.5) < 0.1 < abs(shares[0] - 0.5)
+
+
+def test_a_video_too_small_for_its_clusters_has_no_object(videos: Path, tmp_path: Path) -> None:
+    made = objective(videos, tmp_path)
+    found = cluster_video(Colours(), made._reader, 0, replace(made.samples.videos[0], total=1), 1000, transport=False)
+    assert found.centres.shape == (1000, 3)
+    small = replace(found, centres=found.centres[:7], biases=found.biases[:7])
+    assert not clip_clusters(Colours(), small, np.zeros((2, 64, 96, 3), np.uint8)).objects.any()
+
+
+# --- pasted pieces
+
+
+def test_pasted_pieces_are_labelled_to_the_pixel_and_repeat() -> None:
+    ground = np.zeros((3, 64, 64, 3), np.uint8)
+    other = np.random.default_rng(1).integers(60, 256, (3, 64, 64, 3), dtype=np.uint8)
+    for seed in range(5):
+        frames, labels = pasted_clip(np.random.default_rng(seed), ground, [other])
+        again, same = pasted_clip(np.random.default_rng(seed), ground, [other])
+        assert np.array_equal(frames, again) and np.array_equal(labels, same)
+        assert labels.max() in (1, 2) and all((labels[0] == one).mean() > SMALLEST for one in range(1, labels.max()))
+        assert frames[labels > 0].max(-1).mean() > 30
+    assert not ground.any()
+
+
+def test_overlap_counts_objects_alone() -> None:
+    labels = torch.tensor([[[0, 0, 1, 2]]])
+    scores = torch.nn.functional.one_hot(torch.tensor([[[0, 1, 1, 1]]]), 3).permute(0, 3, 1, 2)
+    assert overlap(scores, labels).item() == pytest.approx(1 / 3)
+
+
+def test_the_overlap_loss_is_dice_and_pulls_against_shrinking() -> None:
+    labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    labels[:, 2:6, 2:6], labels[:, 0] = 1, 255
+    sure = 20 * (torch.nn.functional.one_hot(labels.long().clamp(max=2), 3).permute(0, 3, 1, 2).float() - 0.5)
+    assert overlap_loss(sure, labels).item() == pytest.approx(0, abs=1e-3)
+    assert overlap_loss(sure[:, [1, 0, 2]], labels).item() == pytest.approx(1, abs=1e-3)
+    assert overlap_loss(sure, torch.zeros_like(labels)).item() == 0  # no object is there
+    half = sure.clone()
+    half[:, :, 2:4, 2:6] = 0  # unsure: a third each
+    expected = 1 - 2 * (8 + 8 / 3) / (8 + 8 / 3 + 16)
+    assert overlap_loss(half, labels).item() == pytest.approx(expected, abs=1e-3)
+    unsure = torch.zeros(1, 2, 8, 8, requires_grad=True)
+    overlap_loss(unsure, labels).backward()
+    assert unsure.grad is not None and (unsure.grad[0, 1, 2:6, 2:6] < 0).all()
+
+
+# --- going on
+
+
+def test_a_run_that_is_resumed_has_the_same_pseudo_masks_and_weights(videos: Path, tmp_path: Path) -> None:
+    config = recipe({"pasted": 0.3, "masks_every": 2}, epochs=2, save_minutes=0.0, average=0.9)
+    train(config, videos, tmp_path / "whole", device="cpu")
+
+    def stop(line: str) -> None:
+        if "step 3/" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, videos, tmp_path / "cut", device="cpu", say=stop)
+    said: list[str] = []
+    train(config, videos, tmp_path / "cut", device="cpu", resume=True, say=said.append)
+    assert not any("clusters of" in line for line in said)  # they came from the checkpoint
+    whole, cut = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys() and all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_the_weights_say_what_they_are_of(videos: Path, tmp_path: Path) -> None:
+    path = train(recipe({"masks": 0.0}), videos, tmp_path / "run", device="cpu")
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["network"])
+    assert about["model"] == "mask-vos" and about["form"]["backbone"] == "test_resnet"
+    assert about["mean"] == pytest.approx([0.5, 0.5, 0.5])
+
+
+# --- recipes
+
+
+@pytest.mark.parametrize("name", ["mask_vos", "mask_vos_paper"])
+def test_the_recipes_are_valid(name: str) -> None:
+    config = read_config(RECIPES / f"{name}.toml")
+    settings = MaskVOSTraining(**config.settings)
+    settings.check(config.data)
+    assert config.objective == "mask-vos"
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "message"),
+    [
+        ({"form": "smal"}, {}, "unknown form 'smal'"),
+        ({"pasted": 1.5}, {}, "pasted 1.5: expected a share"),
+        ({"long_term": 0.0, "masks_from": 3}, {}, "nothing would be trained at first"),
+        ({"clusters": "kmeans"}, {}, 'expected "k-means" or "transport"'),
+        ({}, {"data": ClipConfig(views=1)}, "need clips of data.views = 2"),
+        ({}, {"data": ClipConfig(views=2, length=1)}, "data.length = 2 or more"),
+        ({"masks": 0.0}, {"optimiser": OptimiserConfig(rates={"backbone": 0.0, "key": 0.0})}, "no loss depends on"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused(
+    videos: Path, tmp_path: Path, settings: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train(recipe(settings, **changes), videos, tmp_path / "run", device="cpu")
