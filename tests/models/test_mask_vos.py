@@ -11,7 +11,7 @@ from torch import Tensor
 from matchcut.errors import ModelError
 from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.base import GuidedModel, MemoryPolicy
-from matchcut.models.decoders import aggregate
+from matchcut.models.decoders import aggregate, enlarge, halve
 from matchcut.models.label_propagation import LabelPropagation, Propagation
 from matchcut.models.mask_vos import (
     FORMS,
@@ -69,7 +69,7 @@ def test_it_starts_as_label_propagation_with_the_same_features(small):
         torch.testing.assert_close(small.encode(picture()).keys, plain.encode(picture()), rtol=1e-5, atol=1e-6)
         features, references = scene(small)
         coarse, _ = small.read(features, references)
-        same = [plain.remember(one.features.keys, masks(), annotated=one.annotated) for one in references]
+        same = [plain.remember(one.features.keys, one.cells, annotated=one.annotated) for one in references]
         expected, _ = plain.segment(features.keys, same)
     torch.testing.assert_close(coarse, expected, rtol=1e-4, atol=1e-5)
 
@@ -142,6 +142,13 @@ def test_aggregation_is_finite_where_all_is_sure():
 
 
 # --- objects
+
+
+def test_memory_does_not_blur_what_comes_back_to_it():
+    cells = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(halve(enlarge(cells, (14, 18))), cells, atol=1e-12, rtol=0)
+    crisp = (torch.rand(1, 1, 8, 8) > 0.5).double()
+    assert (halve(crisp) >= 0).all() and (halve(crisp) <= 1).all()
 
 
 def test_objects_are_treated_alike(small):

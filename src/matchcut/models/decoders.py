@@ -56,6 +56,19 @@ def enlarge(values: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
     return F.interpolate(values, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def halve(masks: Tensor) -> Tensor:
+    """Soft masks (B, C, 2h, 2w) on cells twice as large, (B, C, h, w): what `enlarge` made of those becomes them again.
+
+    A mean of four would blur what memory holds a little more with every frame, since after bilinear doubling it weighs
+    neighbours by 1/8. These taps invert the doubling.
+    """
+    taps = masks.new_tensor([-0.25, 0.75, 0.75, -0.25])
+    kernel = (taps[:, None] * taps).expand(masks.shape[1], 1, 4, 4)
+    cells = F.conv2d(F.pad(masks, (1, 1, 1, 1), mode="replicate"), kernel, stride=2, groups=masks.shape[1])
+    kept = cells.clamp(0, 1)  # crisp masks overshoot
+    return kept * (cells.sum(1, keepdim=True).clamp(0, 1) / kept.sum(1, keepdim=True).clamp(min=1e-6))
+
+
 class Separable(nn.Module):
     """x + a pointwise of a depthwise 3x3 convolution."""
 

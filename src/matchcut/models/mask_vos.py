@@ -30,6 +30,7 @@ from matchcut.models.decoders import (
     channels_of,
     enlarge,
     finer,
+    halve,
 )
 from matchcut.models.label_propagation import FAINT, PRESENT, SHRUNK
 
@@ -204,7 +205,7 @@ class MaskVOS(nn.Module):
         with _as_encoded(features):
             values = _to_grid(soft_masks, features.fine.shape[2:])
             embedded = self.mask_encoder(features, with_others(values)).float()
-        cells = F.avg_pool2d(values, 2)
+        cells = F.avg_pool2d(values, 2) if annotated else halve(values)
         return MaskReference(features, values, annotated, cells, embedded)
 
     def read(
