@@ -12,6 +12,7 @@ from matchcut.matching.factorised import (
     long_sinkhorn,
     short_sinkhorn,
 )
+from matchcut.matching.refine import near_edges, refine
 from matchcut.matching.regions import boxes, pool, pool_boxes, soft_iou
 from matchcut.matching.transport import Transport, sinkhorn, sinkhorn_from_cost
 
@@ -37,8 +38,10 @@ __all__ = [
     "hungarian",
     "long_short_sinkhorn",
     "long_sinkhorn",
+    "near_edges",
     "pool",
     "pool_boxes",
+    "refine",
     "short_sinkhorn",
     "sinkhorn",
     "sinkhorn_from_cost",

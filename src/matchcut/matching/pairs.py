@@ -18,7 +18,8 @@ class _PairScores(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, keys: Tensor, pairs: Tensor) -> Tensor:
         ctx.save_for_backward(query, keys, pairs)
         if query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64):
-            pattern = _csr(pairs, query.new_zeros(pairs.numel()), len(keys))
+            starts = torch.arange(0, pairs.numel() + 1, pairs.shape[1], device=pairs.device)
+            pattern = _csr(starts, pairs.flatten(), query.new_zeros(pairs.numel()), len(keys))
             scores: Tensor = torch.sparse.sampled_addmm(pattern, query, keys.t(), beta=0.0).values()
             return scores.reshape(pairs.shape).clone()  # a view of a sparse tensor's values would not compile
         step = max(1, CHUNK // max(1, pairs.shape[1] * query.shape[1]))
@@ -45,11 +46,32 @@ def pair_scores(query: Tensor, keys: Tensor, pairs: Tensor) -> Tensor:
     return scores
 
 
-def _csr(columns: Tensor, values: Tensor, width: int) -> Tensor:
-    """(Q, width) in CSR form with `columns` (Q, M) filled."""
-    starts = torch.arange(0, columns.numel() + 1, columns.shape[1], device=columns.device)
+def sorted_pair_scores(query: Tensor, keys: list[Tensor], pairs: Tensor, wanted: Tensor) -> Tensor:
+    """Inner products (Q, M) of query rows (Q, C) with rows of T keys (R, C) each, without joining these.
+
+    Args:
+        pairs: (Q, M) positions in the T * R rows of all keys, each row ascending.
+        wanted: (Q, M) bool; what is not wanted comes out as -inf.
+    """
+    scores = query.new_full(pairs.shape, -torch.inf)
+    for number, one in enumerate(keys):
+        inside = wanted & (pairs >= number * len(one)) & (pairs < (number + 1) * len(one))
+        columns = pairs[inside] - number * len(one)
+        if query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64):
+            starts = F.pad(inside.sum(1).cumsum(0), (1, 0))
+            pattern = _csr(starts, columns, query.new_zeros(len(columns)), len(one))
+            scores[inside] = torch.sparse.sampled_addmm(pattern, query, one.t(), beta=0.0).values()
+        else:
+            rows = inside.nonzero()[:, 0]
+            parts = zip(rows.split(CHUNK // query.shape[1]), columns.split(CHUNK // query.shape[1]), strict=True)
+            scores[inside] = torch.cat([(query[row] * one[column]).sum(1) for row, column in parts])
+    return scores
+
+
+def _csr(starts: Tensor, columns: Tensor, values: Tensor, width: int) -> Tensor:
+    """A matrix (Q, width) in CSR form."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(
-            starts, columns.flatten(), values, size=(columns.shape[0], width), check_invariants=False
+            starts, columns, values, size=(len(starts) - 1, width), check_invariants=False
         )

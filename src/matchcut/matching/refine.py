@@ -1,0 +1,118 @@
+"""A match taken to a finer grid: exact among the fine cells that lie in and around the cells already matched.
+
+Coarse to fine: a cell's best matches on the coarse grid say where to look, so that the fine grid needs no search of its
+own. For a fine cell its coarse cell's `top_k` matches hold 16 fine cells each (the four inside, and the ring around
+them), and these alone are compared. On edges of masks a grid of half the stride is worth its price, elsewhere it is
+not, so the fine cells that are matched are named by `where`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from matchcut.errors import ShapeError
+from matchcut.matching.affinity import Affinity
+from matchcut.matching.pairs import pair_scores, sorted_pair_scores
+
+AROUND = range(-1, 3)
+"""Of a coarse cell at (y, x), the fine rows 2y - 1 to 2y + 2, and so the columns."""
+
+
+def refine(
+    match: Affinity,
+    query: Tensor,
+    reference: Sequence[Tensor],
+    where: Tensor,
+    *,
+    top_k: int = 10,
+    temperature: float = 0.05,
+) -> Affinity:
+    """Match the query cells of a grid twice as fine as that of `match`, among the cells around its own matches.
+
+    Differentiable in `query` and `reference`, as `affinity` is.
+
+    Args:
+        match: of the coarse grids, query (H, W) and T references (h, w).
+        query: (B, C, 2H, 2W) features.
+        reference: T of (B, C, 2h, 2w).
+        where: (B, 2H, 2W) bool, the fine cells that are matched; the others carry nothing, and neither do those whose
+            coarse cell was not matched.
+        top_k: cells kept for a query cell.
+        temperature: of the softmax over the kept similarities, above 0.
+
+    Returns:
+        The match on the fine grids.
+
+    Raises:
+        ShapeError: shapes that do not fit together.
+        ValueError: a setting out of its range.
+    """
+    height, width = (2 * side for side in match.query_shape)
+    count, h, w = match.reference_shape[0], 2 * match.reference_shape[1], 2 * match.reference_shape[2]
+    batch, channels = query.shape[:2]
+    if tuple(query.shape[2:]) != (height, width) or batch != len(match.indices):
+        raise ShapeError(f"query: expected {(len(match.indices), channels, height, width)}, got {tuple(query.shape)}")
+    if len(reference) != count or any(tuple(one.shape) != (batch, channels, h, w) for one in reference):
+        raise ShapeError(
+            f"reference: expected {count} of {(batch, channels, h, w)}, got {[tuple(one.shape) for one in reference]}"
+        )
+    if tuple(where.shape) != (batch, height, width) or where.dtype != torch.bool:
+        raise ShapeError(f"where: expected bool {(batch, height, width)}, got {where.dtype} {tuple(where.shape)}")
+    if top_k < 1:
+        raise ValueError(f"top_k: expected at least 1, got {top_k}")
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected above 0, got {temperature}")
+    kept = min(top_k, match.indices.shape[2] * len(AROUND) ** 2)
+    indices = match.indices.new_zeros(batch, height * width, kept)
+    weights = query.new_zeros(batch, height * width, kept)
+    with_gradient = torch.is_grad_enabled() and (query.requires_grad or any(one.requires_grad for one in reference))
+    for item in range(batch):
+        y, x = where[item].nonzero(as_tuple=True)
+        own = (y // 2) * (width // 2) + x // 2
+        matched = match.weights[item, own].sum(1) > 0
+        y, x, own = y[matched], x[matched], own[matched]
+        if not len(y):
+            continue
+        rows = query[item].permute(1, 2, 0)[y, x]  # (Q, C)
+        keys = [one[item].permute(1, 2, 0).reshape(h * w, channels) for one in reference]
+        cells, fresh = _candidates(match, item, own, h, w)
+        with torch.no_grad():
+            scores = sorted_pair_scores(rows.detach(), [one.detach() for one in keys], cells, fresh)
+            best, place = scores.topk(kept, 1)
+            chosen = cells.gather(1, place)
+        if with_gradient:
+            best = pair_scores(rows, torch.cat(keys), chosen).masked_fill(best == -torch.inf, -torch.inf)
+        at = y * width + x
+        indices[item, at] = chosen
+        weights = weights.index_put((at.new_tensor(item), at), (best / temperature).softmax(1))
+    return Affinity(indices, weights, (height, width), (count, h, w))
+
+
+def near_edges(soft_masks: Tensor, reach: int) -> Tensor:
+    """(B, h, w) bool: the cells within `reach` cells, on either axis, of one that belongs to something else.
+
+    Args:
+        soft_masks: (B, 1 + N, h, w); a cell belongs to what has most of it.
+    """
+    labels = soft_masks.argmax(1, keepdim=True).float()
+    side = 2 * reach + 1
+    most, least = F.max_pool2d(labels, side, 1, reach), -F.max_pool2d(-labels, side, 1, reach)
+    return (most != least)[:, 0]
+
+
+def _candidates(match: Affinity, item: int, own: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
+    """Positions (Q, M) in the flattened fine references, ascending, and which of them are to be compared: each once,
+    and none for a match that carries nothing."""
+    pairs, weights = match.indices[item, own], match.weights[item, own]
+    coarse = (h // 2) * (w // 2)
+    frame, y, x = pairs // coarse, pairs % coarse // (w // 2), pairs % (w // 2)
+    shifts = torch.tensor(AROUND, device=own.device)
+    rows = (2 * y[..., None] + shifts).clamp(0, h - 1)
+    columns = (2 * x[..., None] + shifts).clamp(0, w - 1)
+    cells = frame[..., None, None] * (h * w) + rows[..., :, None] * w + columns[..., None, :]
+    nothing = match.reference_shape[0] * h * w
+    cells = cells.masked_fill((weights == 0)[..., None, None], nothing).flatten(1).sort(1).values
+    fresh = F.pad(cells[:, 1:] != cells[:, :-1], (1, 0), value=True) & (cells != nothing)
+    return cells.clamp(max=nothing - 1), fresh
