@@ -1,6 +1,7 @@
-"""J and F of label propagation on the development sequences, beside its plainest form.
+"""J and F on the development sequences, beside the plainest form of label propagation.
 
     python benchmarks/quality.py                                       # the default model, and `plain`
+    python benchmarks/quality.py --preset label-propagation coarse finer round-0 round-1 round-2   # step by step
     python benchmarks/quality.py --preset all -o results               # and each preset; keeps the masks
     python benchmarks/quality.py --preset all -o results --resume      # goes on after an interruption
     python benchmarks/quality.py --preset dino --backbone resnet18 --size 240 --sequences bus flamingo
@@ -37,7 +38,17 @@ from matchcut.tracking.timeline import Timeline
 from plain import Plain
 
 SINGLE, MULTI = "davis2016-dev-480p", "davis2017-multi-240p"
-CHOICES = ["default", *PRESETS, "plain"]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "coarse": {"blend": 1.0, "edge": None},
+    "finer": {"blend": 1.0},
+    "round-0": {"rounds": 0},
+    "round-1": {"rounds": 1},
+    "round-2": {"rounds": 2},
+    "round-1-coarse": {"rounds": 1, "edge": None},
+}
+"""Of mask-vos: what is carried on the grid of cells, the same with its edges on the finer grid, and what the decoder makes
+of that; the last decodes the coarse masks."""
+CHOICES = ["default", "label-propagation", *VARIANTS, *PRESETS, "plain"]
 
 
 def main() -> None:
@@ -67,6 +78,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", nargs="+", default=["default", "plain"], choices=[*CHOICES, "all"])
     parser.add_argument("--backbone", help="any timm model instead of the default one; timm gets its weights")
+    parser.add_argument("--weights", help="of mask-vos, a training run's, instead of the shipped ones")
     parser.add_argument("--size", type=int, help="short side it works at")
     parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--sequences", nargs="+", metavar="NAME", help="only these")
@@ -83,7 +95,14 @@ def parse() -> argparse.Namespace:
 def tracker_of(preset: str, options: argparse.Namespace) -> matchcut.Tracker | Plain:
     if preset == "plain":
         return Plain(options.backbone, options.size)
-    model = matchcut.load_model(preset=None if preset == "default" else preset, backbone=options.backbone)
+    if preset in VARIANTS:
+        model: Any = matchcut.load_model("mask-vos", weights=options.weights).with_settings(**VARIANTS[preset])
+    elif preset == "default" and options.weights is not None:
+        model = matchcut.load_model("mask-vos", weights=options.weights)
+    elif preset in ("default", "label-propagation"):
+        model = matchcut.load_model(None if preset == "default" else preset, backbone=options.backbone)
+    else:
+        model = matchcut.load_model(preset=preset, backbone=options.backbone)
     return matchcut.Tracker(model, size=options.size, precision=options.precision)
 
 

@@ -21,12 +21,13 @@ from matchcut.benchmarks.score import hidden_truth, score
 from matchcut.errors import MaskError, OutputError, PromptError, TrainingError
 from matchcut.masks import MAX_OBJECTS, LabelMap, check_mask, object_ids, read_mask, write_mask
 from matchcut.models.base import GuidedModel
+from matchcut.models.mask_vos import MaskVOS
 from matchcut.tracking.outputs import CHECKPOINT, Outputs, open_folder, write_record
 from matchcut.tracking.prompts import box_to_mask, check_box, combine
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Progress, Tracker
 from matchcut.video.reader import Video
-from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS
+from matchcut.weights.specs import MODELS, WEIGHTS, model_name
 from matchcut.weights.store import list_models, load_model
 
 __all__ = [
@@ -53,7 +54,7 @@ def track(
     mask: str | Path | LabelMap | Mapping[int, LabelMap] | None = None,
     *,
     boxes: Sequence[Sequence[float]] = (),
-    model: str | GuidedModel = DEFAULT_MODEL,
+    model: str | GuidedModel | None = None,
     preset: str | None = None,
     size: int | None = None,
     device: str = "auto",
@@ -67,7 +68,7 @@ def track(
         mask: what the first frame shows, a file or a label map (H, W) uint8; a folder of masks named after their
             frames; or label maps by frame index.
         boxes: instead of a mask, a box (left, top, right, bottom) an object on the first frame.
-        model: a name of `list_models()`, or any guided model.
+        model: a name of `list_models()`, or any guided model; None is the default.
         preset, size, device, precision: see `load_model` and `Tracker`.
         progress: called with frames done and frames to do.
 
@@ -78,7 +79,7 @@ def track(
         MatchcutError: the input, the prompt or the model cannot be used; the message says why.
     """
     video = source if isinstance(source, Video) else Video(source)
-    network: Any = load_model(model, preset=preset) if isinstance(model, str) else model
+    network: Any = load_model(model, preset=preset) if model is None or isinstance(model, str) else model
     tracker = Tracker(network, size=size, device=device, precision=precision)
     timeline = Timeline(video)
     for frame, labels in annotations_of(video, mask, boxes).items():
@@ -278,7 +279,7 @@ def evaluate(
     *,
     split: str | None = None,
     sequences: Sequence[str] | None = None,
-    model: str | GuidedModel = DEFAULT_MODEL,
+    model: str | GuidedModel | None = None,
     preset: str | None = None,
     backbone: str | None = None,
     weights: str | None = None,
@@ -312,11 +313,12 @@ def evaluate(
     return score(benchmark, root, Path(out) / "masks", split=split, sequences=sequences)
 
 
-def about_model(model: str, preset: str | None, backbone: str | None, tracker: Tracker) -> dict[str, Any]:
+def about_model(model: str | None, preset: str | None, backbone: str | None, tracker: Tracker) -> dict[str, Any]:
     """What a record says of the model: its name, settings and weights."""
-    weights = WEIGHTS.get(MODELS[model].weights or "")
-    if weights is None:  # a file, by whose name and hash the store knows the backbone
-        own: Any = getattr(tracker.model, "backbone", None)
+    model = model_name(model, preset, backbone)
+    weights, own = WEIGHTS[MODELS[model].weights], getattr(tracker.model, "backbone", None)
+    if isinstance(tracker.model, MaskVOS):  # of a file, which the store knows by name and hash
+        assert own is not None and own.weights is not None
         backbone = own.name
         name, _, digest = own.weights.rpartition(" ")
     elif backbone in (None, weights.backbone):

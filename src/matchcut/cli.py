@@ -55,10 +55,12 @@ def track(
         str | None, typer.Option(help='Also the objects cut out: "png" (a folder of RGBA) or "mov" (ProRes 4444).')
     ] = None,
     coco: Annotated[bool, typer.Option("--coco", help="Also coco.json: the masks as run lengths.")] = False,
-    model: Annotated[str, typer.Option(help="See `matchcut models`.")] = "label-propagation",
+    model: Annotated[str | None, typer.Option(help="See `matchcut models`.")] = None,
     preset: Annotated[str | None, typer.Option(help="A published protocol: crw, dino, vfs or mask-vos.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Any timm model instead of the default backbone.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="A local file of the backbone's weights: no download.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A local file: a training run's weights, or the --backbone's.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "auto",
     size: Annotated[
@@ -158,10 +160,12 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="By default the one that papers report.")] = None,
     sequences: Annotated[list[str] | None, typer.Option(help="Only these: --sequences bus flamingo.")] = None,
     more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,  # what follows the first of --sequences
-    model: Annotated[str, typer.Option(help="See `matchcut models`.")] = "label-propagation",
+    model: Annotated[str | None, typer.Option(help="See `matchcut models`.")] = None,
     preset: Annotated[str | None, typer.Option(help="A published protocol: crw, dino, vfs or mask-vos.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Any timm model instead of the default backbone.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="A local file of the backbone's weights: no download.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A local file: a training run's weights, or the --backbone's.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "auto",
     size: Annotated[int | None, typer.Option(help="Short side it works at.", min=32)] = None,
@@ -291,10 +295,10 @@ def models() -> None:
     for head in ("model", "what it is", "backbone", "licence", "scores"):
         table.add_column(head, overflow="fold", no_wrap=head in ("model", "backbone"))  # names that are typed
     for one in MODELS.values():
-        weights = WEIGHTS.get(one.weights or "")
+        weights = WEIGHTS[one.weights]
         name = f"{one.name} (default)" if one.name == DEFAULT_MODEL else one.name
         scores = ", ".join(f"{key} {value}" for key, value in one.scores.items())
-        table.add_row(name, one.summary, *((weights.backbone, weights.licence) if weights else ("", "")), scores)
+        table.add_row(name, one.summary, weights.backbone, weights.licence, scores)
     Console().print(table)
 
 

@@ -9,23 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from matchcut.errors import ModelError
+from matchcut.matching import near_edges
 from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.base import GuidedModel, MemoryPolicy
 from matchcut.models.decoders import aggregate, enlarge, halve
 from matchcut.models.label_propagation import LabelPropagation, Propagation
-from matchcut.models.mask_vos import (
-    FORMS,
-    MaskReference,
-    MaskVOS,
-    MaskVOSSettings,
-    boxes_of,
-    build_mask_vos,
-    near_objects,
-    with_others,
-)
+from matchcut.models.mask_vos import MaskReference, MaskVOS, boxes_of, build_mask_vos, mask_channels
+from matchcut.models.mask_vos_form import FORMS, MaskVOSSettings
+from matchcut.models.nearness import near_objects
 from matchcut.tracking.tracker import Tracker
 
 SIZE = (64, 96)
+
+PLAIN = {"policy": MemoryPolicy(5), "temperature": 0.05, "radius": 12, "edge": None}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +64,7 @@ def test_it_starts_as_label_propagation_with_the_same_features(small):
     with torch.no_grad():
         torch.testing.assert_close(small.encode(picture()).keys, plain.encode(picture()), rtol=1e-5, atol=1e-6)
         features, references = scene(small)
-        coarse, _ = small.read(features, references)
+        coarse = small.with_settings(**PLAIN).read(features, references).coarse
         same = [plain.remember(one.features.keys, one.cells, annotated=one.annotated) for one in references]
         expected, _ = plain.segment(features.keys, same)
     torch.testing.assert_close(coarse, expected, rtol=1e-4, atol=1e-5)
@@ -77,8 +73,7 @@ def test_it_starts_as_label_propagation_with_the_same_features(small):
 def test_blend_one_leaves_the_coarse_mask_and_zero_the_decoders(small):
     features, references = scene(small)
     with torch.no_grad():
-        coarse, rounds = small(features, references, 2)
-        large = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+        large, rounds = small(features, references, 2)
         half, _ = small.with_settings(margin=None).segment(features, references)
         decoded, _ = small.with_settings(margin=None, blend=0.0).segment(features, references)
         only, _ = small.with_settings(blend=1.0).segment(features, references)
@@ -100,8 +95,7 @@ def anew(model: MaskVOS) -> MaskVOS:
 def test_it_starts_with_the_coarse_mask(small):
     features, references = scene(small, 1)
     with torch.no_grad():
-        coarse, rounds = small(features, references, 2)
-        large = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+        large, rounds = small(features, references, 2)
     torch.testing.assert_close(rounds[-1].softmax(1), large, rtol=0, atol=0.03)
     assert not torch.allclose(anew(small)(features, references, 2)[1][-1].softmax(1), large, atol=0.1)
 
@@ -109,14 +103,14 @@ def test_it_starts_with_the_coarse_mask(small):
 def test_rounds_are_those_of_algorithm_s1(small):
     features, references = scene(small)
     with torch.no_grad():
-        coarse, carried = small.read(features, references)
-        soft = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
-        small = anew(small)
+        carried = small.read(features, references)
+        soft, given = carried.large, enlarge(carried.given, carried.large.shape[2:])
+        small, embedded = anew(small), carried.embedded
         for _ in range(2):
-            own = small.mask_encoder(features, with_others(soft))
-            soft = aggregate(small.decoder(features, carried, own)).softmax(1)
+            own = small.mask_encoder(features, mask_channels(soft, given))
+            soft = aggregate(small.decoder(features, embedded, own)).softmax(1)
         _, rounds = small(features, references, 2)
-        first = aggregate(small.decoder(features, carried, carried))
+        first = aggregate(small.decoder(features, embedded, embedded))
         _, zero = small(features, references, 0)
     assert len(rounds) == 2 and len(zero) == 1
     torch.testing.assert_close(rounds[1].softmax(1), soft)
@@ -214,20 +208,21 @@ def test_what_is_unknown_carries_nothing(small):
         found = model.read(features, [*references, unknown])
     # The unknown frame is the first again, so what is left of the match are its known twin and the other, in
     # proportions that one frame more does not change.
-    torch.testing.assert_close(found[0], expected[0], rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(found[1], expected[1], rtol=1e-3, atol=1e-4)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 def test_objects_are_looked_for_near_where_they_were(small):
     _, references = scene(small, 1)
-    near = near_objects(references, 2)
+    kept = [(one.cells, one.annotated) for one in references]
+    near = near_objects(kept, 2)
     seen = references[1].cells[0, 1] > 0.1
     rows, columns = seen.nonzero().unbind(1)
     expected = torch.zeros_like(seen)
     expected[max(rows.min() - 2, 0) : rows.max() + 3, max(columns.min() - 2, 0) : columns.max() + 3] = True
     assert torch.equal(near[0], expected)
-    assert near_objects(references[:1], 2) is None and near_objects(references, None) is None
-    lost = [references[0], small.remember(references[1].features, masks(1) * 0)]
+    assert near_objects(kept[:1], 2) is None and near_objects(kept, None) is None
+    lost = [kept[0], (torch.zeros_like(kept[1][0]), False)]
     assert near_objects(lost, 2) is None
 
 
@@ -247,7 +242,7 @@ def test_a_reference_is_made_again_from_its_features_and_values(small):
 def test_the_tracker_drives_it(small):
     assert isinstance(small, GuidedModel)
     rng = np.random.default_rng(0)
-    assert small.with_settings(size=64, policy=MemoryPolicy(2)).policy.context == 2 and small.policy.context == 5
+    assert small.with_settings(size=64, policy=MemoryPolicy(2)).policy.context == 2 and small.policy.context == 14
     frames = [rng.integers(0, 255, (66, 100, 3), dtype=np.uint8) for _ in range(4)]
     labels = np.zeros((66, 100), np.uint8)
     labels[20:40, 20:50] = 3
@@ -277,7 +272,8 @@ def test_every_parameter_learns(form):
 
 def test_it_learns_to_copy_a_mask():
     torch.manual_seed(0)
-    model = build_mask_vos(replace(FORMS["small"], value=8, widths=(16, 8)))
+    # Without details: a frame matched to itself on the finer grid leaves nothing to learn.
+    model = build_mask_vos(replace(FORMS["small"], value=8, widths=(16, 8), details=None))
     model.backbone.eval()
     image, given = picture(1), masks(1)
     optimiser = torch.optim.Adam([one for name, one in model.named_parameters() if "backbone" not in name], 1e-2)
@@ -350,3 +346,32 @@ def test_what_does_not_fit_is_refused():
         MaskVOS(Backbone("resnet18", (1, 2)), replace(FORMS["resnet18"], matched=(3,)))
     with pytest.raises(ValueError, match="rounds >= 0"):
         MaskVOSSettings(rounds=-1)
+
+
+# --- the finer grid
+
+
+def test_edges_are_matched_on_the_finer_grid_and_the_rest_is_enlarged(small):
+    image, given = picture(1), masks(1)
+    given[:, :, :, :3] = given[:, :, :, 3:6]  # an edge between two cells of the finer grid
+    with torch.no_grad():
+        features = small.encode(image)
+        reference = small.remember(features, given, annotated=True)
+        fine = small.with_settings(top_k=1).read(features, [reference]).large
+        coarse = small.with_settings(top_k=1, edge=None).read(features, [reference]).large
+    # A frame matched to itself: where it was matched anew, nothing is lost.
+    near = near_edges(coarse, small.settings.edge)
+    torch.testing.assert_close(fine[:, 1][near], reference.values[:, 1][near])
+    assert torch.equal(fine[:, 1][~near], coarse[:, 1][~near]) and 0 < near.float().mean() < 1
+    assert (coarse[:, 1] - reference.values[:, 1]).abs().mean() > 5 * (fine[:, 1] - reference.values[:, 1]).abs().mean()
+
+
+def test_what_the_annotated_frame_alone_gives_does_not_hang_on_the_context(small):
+    features, references = scene(small, 2)
+    spoilt = small.remember(references[1].features, references[1].values.flip(1))
+    with torch.no_grad():
+        expected = small.read(features, references[:1])
+        found = small.read(features, [references[0], spoilt])
+    torch.testing.assert_close(found.given, expected.given)
+    torch.testing.assert_close(expected.given, expected.coarse[:, 1:])
+    assert not torch.allclose(found.coarse, expected.coarse, atol=0.1)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from matchcut.data.clips import ClipConfig
 from matchcut.errors import TrainingError
-from matchcut.models.mask_vos import FORMS, MaskVOSForm
+from matchcut.models.mask_vos_form import FORMS, MaskVOSForm
 from matchcut.training.config import OptimiserConfig, TrainConfig, read_config
 from matchcut.training.loop import train
 from matchcut.training.losses import overlap_loss
@@ -111,9 +111,12 @@ def test_the_loss_of_a_batch_falls(
         ({"long_term": 1.0}, {"long", "cross"}),
         ({"short_term": 1.0}, {"short"}),
         ({"reconstruction": 1.0}, {"colour"}),
-        ({"masks": 1.0, "pasted": 1.0}, {"masks", "iou", "iou_coarse"}),
-        ({"masks": 2.0, "overlap": 0.5, "pasted": 1.0}, {"masks", "overlap", "iou", "iou_coarse"}),
-        ({"long_term": 1.0, "short_term": 2.0, "masks": 0.5}, {"long", "cross", "short", "masks", "iou", "iou_coarse"}),
+        ({"masks": 1.0, "pasted": 1.0}, {"masks", "iou", "iou_carried"}),
+        ({"masks": 2.0, "overlap": 0.5, "pasted": 1.0}, {"masks", "overlap", "iou", "iou_carried"}),
+        (
+            {"long_term": 1.0, "short_term": 2.0, "masks": 0.5, "spoil": 1.0},
+            {"long", "cross", "short", "masks", "iou", "iou_carried"},
+        ),
     ],
     ids=range(6),  # a set is written in another order by each process
 )
@@ -289,7 +292,7 @@ def test_the_recipes_are_valid(name: str) -> None:
     ("settings", "changes", "message"),
     [
         ({"form": "smal"}, {}, "unknown form 'smal'"),
-        ({"pasted": 1.5}, {}, "pasted 1.5: expected a share"),
+        ({"pasted": 1.5}, {}, "pasted 1.5, spoil 0.0: expected shares"),
         ({"long_term": 0.0, "masks_from": 3}, {}, "nothing would be trained at first"),
         ({"clusters": "kmeans"}, {}, 'expected "k-means" or "transport"'),
         ({}, {"data": ClipConfig(views=1)}, "need clips of data.views = 2"),

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 
 from matchcut.errors import ModelError
 from matchcut.models.backbones import Backbone
-from matchcut.models.label_propagation import PRESETS
-from matchcut.models.mask_vos import MaskVOS, MaskVOSForm
+from matchcut.models.label_propagation import PRESETS, LabelPropagation
+from matchcut.models.mask_vos import MaskVOS
+from matchcut.models.mask_vos_form import FORMS, MaskVOSForm, MaskVOSSettings
 from matchcut.weights import store
 from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS, PropagationModel
 from matchcut.weights.store import list_models, load_model, packaged_backbone, packaged_file
@@ -62,8 +63,12 @@ def test_records_are_complete():
 
 
 @pytest.mark.parametrize("spec", WEIGHTS.values(), ids=WEIGHTS)
-def test_the_packaged_file_is_the_recorded_one_and_loads_whole(spec):
+def test_each_packaged_file_is_the_recorded_one(spec):
     assert packaged_file(spec).is_file()
+
+
+def test_the_packaged_backbone_loads_whole():
+    spec = SPEC
     backbone = packaged_backbone(spec, (1, 2, 3), 8)
     own = backbone.net.state_dict()
     values = list(torch.load(packaged_file(spec), weights_only=True).values())
@@ -88,7 +93,8 @@ def test_features_are_those_of_a_direct_load():
 
 def test_the_loaded_model_has_the_features_of_its_weights():
     # Batch norms are folded on loading; no feature changes by that.
-    model, plain = load_model(), packaged_backbone(SPEC, MODELS[DEFAULT_MODEL].stages, MODELS[DEFAULT_MODEL].stride)
+    spec = MODELS["label-propagation"]
+    model, plain = load_model("label-propagation"), packaged_backbone(SPEC, spec.stages, spec.stride)
     with torch.no_grad():
         for ours, theirs in zip(model.backbone(picture()), plain.eval()(picture()), strict=True):
             assert (ours - theirs).norm() < 1e-4 * theirs.norm()
@@ -103,7 +109,7 @@ def test_weights_of_a_trained_network_tell_images_apart(data):
         frame = torch.frombuffer(bytearray(Image.open(path).resize((240, 128)).tobytes()), dtype=torch.uint8)
         image = frame.view(1, 128, 240, 3).permute(0, 3, 1, 2) / 255
         with torch.no_grad():
-            return load_model().encode(image).mean((2, 3)).flatten()
+            return load_model("label-propagation").encode(image).mean((2, 3)).flatten()
 
     bus, later, other = keys("bus", 0), keys("bus", 8), keys("flamingo", 0)
     assert torch.cosine_similarity(bus, later, 0) > torch.cosine_similarity(bus, other, 0) + 0.02
@@ -164,8 +170,26 @@ def test_a_pickle_is_never_run(tmp_path, monkeypatch):
 # --- by name
 
 
-def test_the_default_model():
-    model, spec = load_model(), MODELS[DEFAULT_MODEL]
+def test_the_default_model_is_the_shipped_mask_vos():
+    model = load_model()
+    assert DEFAULT_MODEL == "mask-vos" and isinstance(model, MaskVOS) and not model.training
+    assert model.form == FORMS["small"] and model.settings == MaskVOSSettings()
+    assert packaged_file(WEIGHTS["mask-vos-small"]).stat().st_size < 12e6
+    # Its backbone is the ImageNet one, which was not trained on, in half precision.
+    plain = load_model("label-propagation")
+    with torch.no_grad():
+        ours, theirs = model.encode(picture(64, 96)).keys, plain.encode(picture(64, 96))
+    assert (ours - theirs).norm() < 2e-2 * theirs.norm()
+
+
+def test_label_propagation_is_meant_where_only_it_can_be():
+    assert isinstance(load_model(preset="crw"), LabelPropagation)
+    assert isinstance(load_model(stages=(3,), stride=16), LabelPropagation)
+    assert load_model(backbone=SPEC.backbone).settings == MODELS["label-propagation"].settings
+
+
+def test_label_propagation_by_name():
+    model, spec = load_model("label-propagation"), MODELS["label-propagation"]
     assert model.settings == spec.settings and model.mix == spec.mix and model.grid == spec.grid
     assert model.backbone.stages == spec.stages and model.backbone.stride == spec.stride
     features = model.encode(picture())
@@ -182,7 +206,7 @@ def test_loading_twice_gives_two_models_of_the_same_features():
     one, other = load_model(), load_model()
     assert one.backbone is not other.backbone
     with torch.no_grad():
-        assert torch.equal(one.encode(picture()), other.encode(picture()))
+        assert torch.equal(one.encode(picture()).keys, other.encode(picture()).keys)
 
 
 def test_stages_and_stride_may_be_chosen():
@@ -212,7 +236,7 @@ def test_the_default_backbone_with_local_weights(tmp_path):
     model = load_model(backbone=SPEC.backbone, weights=str(tmp_path / "own.safetensors"))
     first = next(iter(model.backbone.net.parameters()))
     assert first.shape == own["conv_stem.weight"].shape
-    assert not torch.equal(first, next(iter(load_model().backbone.net.parameters())))
+    assert not torch.equal(first, next(iter(load_model("label-propagation").backbone.net.parameters())))
 
 
 def test_weights_without_a_backbone_are_not_passed_over():
@@ -289,7 +313,5 @@ def test_trained_weights_that_do_not_fit_are_refused(trained, tmp_path):
     for name in ("cut.safetensors", "nowhere.safetensors"):
         with pytest.raises(ModelError, match=f"{name}: cannot be read as weights"):
             load_model("mask-vos", weights=str(tmp_path / name))
-    with pytest.raises(ModelError, match="no weights come with this package; train some"):
-        load_model("mask-vos")
     with pytest.raises(ModelError, match="preset, backbone, stages and stride come with its weights"):
         load_model("mask-vos", weights=write(), preset="crw")

@@ -33,10 +33,11 @@ from matchcut.files import atomic_path, make_folder, output_error
 from matchcut.masks import write_mask
 from matchcut.metrics import joint_positions
 from matchcut.models.base import GuidedModel
+from matchcut.models.mask_vos import MaskVOS
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
 from matchcut.video.reader import Video
-from matchcut.weights.specs import DEFAULT_MODEL
+from matchcut.weights.specs import model_name
 from matchcut.weights.store import load_model
 
 Say = Callable[[str], None]
@@ -54,7 +55,7 @@ SUBMISSION = "submission.zip"
 class Choice:
     """Which model, and how it runs: the arguments of `load_model` and `Tracker`."""
 
-    model: str | GuidedModel = DEFAULT_MODEL
+    model: str | GuidedModel | None = None
     preset: str | None = None
     backbone: str | None = None
     weights: str | None = None
@@ -68,10 +69,12 @@ class Choice:
         Raises:
             ModelError: no such model, preset, backbone, weights, device or precision.
         """
-        if isinstance(self.model, str):
+        if self.model is None or isinstance(self.model, str):
             model: Any = load_model(self.model, preset=self.preset, backbone=self.backbone, weights=self.weights)
         else:
             model = self.model
+        if protocol.task == "jhmdb" and isinstance(model, MaskVOS):
+            model = model.with_settings(blend=1.0, edge=None)  # joints are no masks: carried, not decoded
         size, policy = self.size, None
         if self.preset is not None and protocol.task in PUBLISHED:
             published, context = PUBLISHED[protocol.task]
@@ -81,7 +84,9 @@ class Choice:
     def described(self) -> dict[str, Any]:
         """For records: what was chosen."""
         chosen = {one.name: getattr(self, one.name) for one in fields(self)}
-        chosen["model"] = self.model if isinstance(self.model, str) else type(self.model).__qualname__
+        chosen["model"] = type(self.model).__qualname__
+        if self.model is None or isinstance(self.model, str):
+            chosen["model"] = model_name(self.model, self.preset, self.backbone)
         return {name: value for name, value in chosen.items() if value is not None}
 
 

@@ -72,6 +72,4 @@ def _csr(starts: Tensor, columns: Tensor, values: Tensor, width: int) -> Tensor:
     """A matrix (Q, width) in CSR form."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            starts, columns, values, size=(len(starts) - 1, width), check_invariants=False
-        )
+        return torch.sparse_csr_tensor(starts, columns, values, size=(len(starts) - 1, width), check_invariants=False)

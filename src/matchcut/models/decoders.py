@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from matchcut.models.backbones import Backbone
 
-MASKS = 2
-"""Mask channels: of the object, and of all others together, which it must not be mixed up with."""
+MASKS = 3
+"""Mask channels: of the object; of all others together, which it must not be mixed up with; and of the object as the
+annotated frames alone show it, which nothing that went wrong since can have spoilt."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class FrameFeatures:
     """(B, W, h, w) on the grid of cells, of the deeper features (res3 and res4)."""
     fine: Tensor
     """(B, W', H', W'), twice as fine, of the shallowest (res2)."""
+    details: Tensor | None = None
+    """(B, C', H', W') float32, L2-normalised: what is matched on the finer grid, where it is."""
     image: Tensor | None = None
     """(B, 3, H, W) in [0, 1], where the mask encoder looks at the frame itself."""
 
     def crop(self, rows: slice, columns: slice) -> "FrameFeatures":
-        """The part inside a box given in cells; without the keys' own part, which nothing here needs."""
+        """The part inside a box given in cells; without that of what is matched, which nothing here needs."""
         fine_rows, fine_columns = finer((rows, columns))
         fine = self.fine[..., fine_rows, fine_columns]
         image = self.image
@@ -40,7 +43,7 @@ class FrameFeatures:
             # The last cell may reach over the edge of the frame.
             y, x = (-(-n // m) for n, m in zip(image.shape[2:], self.cells.shape[2:], strict=True))
             image = image[..., rows.start * y : rows.stop * y, columns.start * x : columns.stop * x]
-        return FrameFeatures(self.keys, self.cells[..., rows, columns], fine, image)
+        return FrameFeatures(self.keys, self.cells[..., rows, columns], fine, image=image)
 
 
 def finer(box: tuple[slice, slice]) -> tuple[slice, slice]:
@@ -115,7 +118,7 @@ class LightMaskEncoder(nn.Module):
         self.value = nn.Conv2d(coarse, value, 1)
 
     def forward(self, features: FrameFeatures, masks: Tensor) -> Tensor:
-        """Masks (B, N, 2, H', W') on the finer grid to (B, N, value, h, w)."""
+        """Masks (B, N, MASKS, H', W') on the finer grid to (B, N, value, h, w)."""
         batch, objects = masks.shape[:2]
         x = _add(self.masks(masks.flatten(0, 1)), features.fine)
         x = _add(self.widen(self.shrink(x)), features.cells)
@@ -124,11 +127,11 @@ class LightMaskEncoder(nn.Module):
 
 
 class DeepMaskEncoder(nn.Module):
-    """The paper's: a backbone of its own on [frame, mask, other masks].
+    """The paper's: a backbone of its own on [frame, masks].
 
     Args:
         backbone: with one stage, at the stride of the grid of cells. It becomes part of this: its first convolution
-            takes five channels from here on.
+            takes the masks as more channels from here on.
         value: channels of the embedding.
     """
 
@@ -139,7 +142,7 @@ class DeepMaskEncoder(nn.Module):
         self.value = nn.Conv2d(channels_of(backbone)[-1], value, 1)
 
     def forward(self, features: FrameFeatures, masks: Tensor) -> Tensor:
-        """Masks (B, N, 2, H', W') to (B, N, value, h, w)."""
+        """Masks (B, N, MASKS, H', W') to (B, N, value, h, w)."""
         assert features.image is not None
         batch, objects = masks.shape[:2]
         large = enlarge(masks.flatten(0, 1), features.image.shape[2:])

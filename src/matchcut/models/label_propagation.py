@@ -17,6 +17,7 @@ from matchcut.errors import ModelError
 from matchcut.matching import affinity
 from matchcut.models.backbones import Backbone
 from matchcut.models.base import MemoryPolicy, Reference
+from matchcut.models.nearness import near_objects
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,6 @@ class Propagation:
     stretch: bool = False
     """Stretch each enlarged soft mask to [0, 1]."""
 
-
-PRESENT, FAINT, SHRUNK = 0.5, 0.1, 0.3
-"""An object is in the context if its soft mask reaches the first; cells are its own above the second. One that shrank
-to less than the third of its annotated area may have left, and what is there be something else."""
 
 PRESETS: dict[str, Propagation] = {
     # Jabri et al., "Space-Time Correspondence as a Contrastive Random Walk", NeurIPS 2020, and its test script.
@@ -127,7 +124,7 @@ class LabelPropagation(nn.Module):
     def segment(self, features: Tensor, references: list[Reference], carry: Any = None) -> tuple[Tensor, Any]:
         """Soft masks (B, 1 + objects, h, w) on the grid of the keys: the labels of the references, carried over."""
         settings = self.settings
-        where = self._near(references)
+        where = near_objects([(one.values, one.annotated) for one in references], settings.near)
         match = affinity(
             features,
             [reference.features for reference in references],
@@ -141,23 +138,6 @@ class LabelPropagation(nn.Module):
         if where is not None:
             soft_masks[:, 0] = torch.where(where, soft_masks[:, 0], 1.0)
         return soft_masks, carry
-
-    def _near(self, references: list[Reference]) -> Tensor | None:
-        """(B, h, w) the cells near an object of the context; None for all of them."""
-        context = [reference.values[:, 1:] for reference in references if not reference.annotated]
-        if self.settings.near is None or not context or context[0].shape[1] == 0:
-            return None
-        latest = torch.stack(context).amax(0)  # (B, objects, h, w)
-        if latest.flatten(2).amax(2).min() < PRESENT:
-            return None
-        areas = [one.values[:, 1:].sum((2, 3)) for one in references if one.annotated]
-        annotated = torch.stack(areas).amax(0) if areas else context[-1].new_zeros(())
-        if (context[-1].sum((2, 3)) < SHRUNK * annotated).any():
-            return None
-        reach = self.settings.near
-        seen = (latest.amax(1, keepdim=True) > FAINT).float()
-        seen = F.max_pool2d(seen, (2 * reach + 1, 1), 1, (reach, 0))  # a square is a column of rows
-        return F.max_pool2d(seen, (1, 2 * reach + 1), 1, (0, reach))[:, 0] > 0
 
     def with_settings(self, **changes: Any) -> "LabelPropagation":
         """The same backbone with some settings changed."""

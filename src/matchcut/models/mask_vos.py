@@ -4,23 +4,24 @@ Li et al., "Unified Mask Embedding and Correspondence Learning for Self-Supervis
 Algorithm S1: keys are matched (Eq. 6) by our windowed top-k affinity; values of the mask encoder (Eq. 7) and soft masks
 (Eq. 8) are carried over the match; R rounds encode the frame with its mask of the round before and decode (Eq. 9).
 Relative to the paper: the decoder corrects the mask it is given (`residual`); the final probability is the mean of the
-decoder's and the coarse one, as in the public code; the decoder also sees res4, and the mask encoder all other objects.
+decoder's and the coarse one, as in the public code; the decoder also sees res4, and the mask encoder all other objects
+and what the annotated frames alone say; edges of the coarse mask are matched anew on the finer grid.
 """
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matchcut.errors import ModelError
-from matchcut.matching import affinity
+from matchcut.matching import Affinity, affinity, near_edges, refine
 from matchcut.models.backbones import Backbone
-from matchcut.models.base import MemoryPolicy, Reference
+from matchcut.models.base import Reference
 from matchcut.models.decoders import (
     DeepMaskEncoder,
     FrameFeatures,
@@ -32,78 +33,13 @@ from matchcut.models.decoders import (
     finer,
     halve,
 )
-from matchcut.models.label_propagation import FAINT, PRESENT, SHRUNK
+from matchcut.models.mask_vos_form import FORMS, MaskVOSForm, MaskVOSSettings
+from matchcut.models.nearness import near_objects
 
 SURE = 1e-3
 """A mask that the decoder corrects counts as no surer than this."""
 NOWHERE = -10.0
 """The logit of an object where it is not looked for."""
-
-
-@dataclass(frozen=True)
-class MaskVOSForm:
-    """What a network is made of: with the weights, all there is to know to build it again."""
-
-    backbone: str
-    """A timm model."""
-    stages: tuple[int, ...] = (1, 2, 3)
-    """Its features res2, res3, res4: the first gives the skip to the finer grid, the others that to the cells."""
-    stride: int = 8
-    grid: int = 8
-    """Pixels a cell; masks come out on a grid twice as fine."""
-    matched: tuple[int, ...] = (2,)
-    """Which of the stages make the keys, by their place in `stages`; several are each normalised first."""
-    key: int | None = 128
-    """Channels of the keys; None has as many as the stages matched, and starts as label propagation with them."""
-    value: int = 512
-    widths: tuple[int, int] = (256, 256)
-    """Channels of mask encoder and decoder on the grid of cells and on the finer one."""
-    mask_encoder: str | None = None
-    """A timm model that encodes [frame, mask]; None has the light one."""
-    light: bool = False
-    """Depthwise convolutions in the decoder."""
-    residual: bool = True
-    """The decoder corrects the mask of the round before, so that it starts as good as the coarse one; the paper's gives
-    the mask anew."""
-
-
-FORMS: dict[str, MaskVOSForm] = {
-    "resnet18": MaskVOSForm("resnet18", mask_encoder="resnet18"),
-    "resnet50": MaskVOSForm("resnet50", mask_encoder="resnet18"),
-    "resnet18-light": MaskVOSForm("resnet18", value=32, widths=(64, 32), light=True),
-    "small": MaskVOSForm(
-        "tf_efficientnet_lite0", stride=16, matched=(0, 1, 2), key=None, value=32, widths=(64, 32), light=True
-    ),
-}
-"""The paper's two, ResNet-18 with light masks, and the small one whose keys start as the default label propagation."""
-
-
-@dataclass(frozen=True)
-class MaskVOSSettings:
-    """The settings of inference. Distances are in cells of the grid."""
-
-    policy: MemoryPolicy = field(default_factory=lambda: MemoryPolicy(5))
-    size: int | None = 480
-    """Short side of the frames, in pixels."""
-    top_k: int = 10
-    temperature: float = 0.05
-    radius: float | None = 12
-    """Reach of the window (a disc) over context frames."""
-    annotated_radius: float | None = None
-    """Reach of the window over annotated frames; None leaves it unrestricted."""
-    near: int | None = None
-    """As in label propagation: cells further than this from where an object was are background without a look."""
-    rounds: int = 2
-    """Rounds of refinement, R; 0 decodes what was carried."""
-    blend: float = 0.5
-    """Weight of the coarse mask in the final probability; 1 leaves the decoder out."""
-    margin: int | None = 4
-    """An object is decoded in the box of where the coarse mask has it and so many cells around; None: everywhere."""
-    enlarge: Literal["linear", "cubic"] = "cubic"
-
-    def __post_init__(self) -> None:
-        if self.rounds < 0 or not 0 <= self.blend <= 1:
-            raise ValueError(f"expected rounds >= 0 and blend in [0, 1], got {self.rounds} and {self.blend}")
 
 
 @dataclass(frozen=True)
@@ -114,6 +50,19 @@ class MaskReference(Reference):
     """(B, 1 + N, h, w) the values on the grid of cells."""
     embedded: Tensor
     """(B, N, V, h, w) the mask encoder's values."""
+
+
+class Carried(NamedTuple):
+    """What the references say of a frame, by the match of their keys with its own."""
+
+    coarse: Tensor
+    """(B, 1 + N, h, w) soft masks on the grid of cells."""
+    large: Tensor
+    """(B, 1 + N, H', W') the same on the finer grid."""
+    given: Tensor
+    """(B, N, h, w) the objects' masks that the annotated references alone give."""
+    embedded: Tensor
+    """(B, N, V, h, w) values of the mask encoder."""
 
 
 class MaskVOS(nn.Module):
@@ -186,40 +135,56 @@ class MaskVOS(nn.Module):
         deep = [_to_grid(to(one), size) for to, one in zip(self.to_cells, maps[1:], strict=True)]
         fine = _to_grid(self.to_fine(maps[0]), twice)
         image_kept = image if isinstance(self.mask_encoder, DeepMaskEncoder) else None
+        weights = self.form.details
+        with torch.autocast(image.device.type, enabled=False):
+            keys = F.normalize(self.key(_join([maps[one] for one in self.form.matched], size)), dim=1)
+            details = None if weights is None else F.normalize(_join(maps, twice, weights), dim=1)
         return FrameFeatures(
-            self._keys([maps[one] for one in self.form.matched], size),
+            keys.contiguous(memory_format=torch.channels_last),
             F.relu(self.norms[0](torch.stack(deep).sum(0))),
             F.relu(self.norms[1](fine)),
+            None if details is None else details.contiguous(memory_format=torch.channels_last),
             image_kept,
         )
-
-    def _keys(self, maps: list[Tensor], size: tuple[int, ...]) -> Tensor:
-        with torch.autocast(maps[0].device.type, enabled=False):
-            joined = torch.cat([F.normalize(_to_grid(one.float(), size), dim=1) for one in maps], 1)
-            keys = F.normalize(self.key(joined), dim=1)
-        return keys.contiguous(memory_format=torch.channels_last)
 
     def remember(self, features: FrameFeatures, soft_masks: Tensor, *, annotated: bool = False) -> MaskReference:
         """Keep the soft masks (B, 1 + N, h, w) of any resolution on the finer grid, and what the mask encoder makes of
         them."""
         with _as_encoded(features):
             values = _to_grid(soft_masks, features.fine.shape[2:])
-            embedded = self.mask_encoder(features, with_others(values)).float()
+            embedded = self.mask_encoder(features, mask_channels(values)).float()
         cells = F.avg_pool2d(values, 2) if annotated else halve(values)
         return MaskReference(features, values, annotated, cells, embedded)
 
-    def read(
-        self, features: FrameFeatures, references: list[MaskReference], where: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The coarse masks (B, 1 + N, h, w) and the values (B, N, V, h, w) of a frame, carried over from references.
+    def read(self, features: FrameFeatures, references: list[MaskReference], where: Tensor | None = None) -> Carried:
+        """What the references know of a frame.
 
-        What the references do not know (soft masks that sum to less than 1) carries nothing.
+        What they do not know (soft masks that sum to less than 1) carries nothing.
 
         Args:
-            where: (B, h, w) bool, the cells that are matched; elsewhere all is 0. All where None.
+            where: (B, h, w) bool, the cells that are matched; elsewhere all is background. All where None.
         """
+        match = self._match(features, references, where)
+        count = references[0].cells.shape[1]
+        rows = torch.stack([_rows(one) for one in references], 1)  # (B, T, h * w, C)
+        values = rows.flatten(1, 2).transpose(1, 2).unflatten(2, match.reference_shape)
+        carried = match.apply(values)
+        known = carried[:, :1].clamp(min=1e-4)
+        embedded = (carried[:, 1 + count :] / known).unflatten(1, references[0].embedded.shape[1:3])
+        coarse = carried[:, 1 : 1 + count] / known
+        given, annotated = coarse, [one for one in references if one.annotated]
+        if 0 < len(annotated) < len(references):
+            cells = torch.stack([one.cells for one in annotated], 2)
+            given = self._match(features, annotated, where).apply(cells)
+            given = given / given.sum(1, keepdim=True).clamp(min=1e-4)
+        if where is not None:
+            coarse[:, 0] = torch.where(where, coarse[:, 0], 1.0)
+        large = self._on_finer_grid(features, references, coarse, match)
+        return Carried(coarse, large, given[:, 1:], embedded)
+
+    def _match(self, features: FrameFeatures, references: list[MaskReference], where: Tensor | None) -> Affinity:
         settings = self.settings
-        match = affinity(
+        return affinity(
             features.keys,
             [one.features.keys for one in references],
             top_k=settings.top_k,
@@ -227,23 +192,35 @@ class MaskVOS(nn.Module):
             radius=[settings.annotated_radius if one.annotated else settings.radius for one in references],
             where=where,
         )
-        count = references[0].cells.shape[1]
-        shape = references[0].embedded.shape[1:3]
-        rows = torch.stack([_rows(one) for one in references], 1)  # (B, T, h * w, C)
-        values = rows.flatten(1, 2).transpose(1, 2).unflatten(2, match.reference_shape)
-        carried = match.apply(values)
-        known = carried[:, :1].clamp(min=1e-4)
-        return carried[:, 1 : 1 + count] / known, (carried[:, 1 + count :] / known).unflatten(1, shape)
 
-    def decode(self, features: FrameFeatures, carried: Tensor, soft_masks: Tensor, *, encoded: bool = True) -> Tensor:
-        """One round: logits (B, N, H', W') of each object on its own, from the values carried and the masks
-        (B, 1 + N, h, w) of the round before. Round 0 does without the mask encoder (`encoded` False)."""
-        masks = with_others(enlarge(soft_masks, features.fine.shape[2:]))
-        return self._decode(features, carried, masks, encoded)
+    def _on_finer_grid(
+        self, features: FrameFeatures, references: list[MaskReference], coarse: Tensor, match: Affinity
+    ) -> Tensor:
+        """The coarse masks (B, 1 + N, h, w) enlarged to (B, 1 + N, H', W'), the edges matched anew where they are."""
+        settings = self.settings
+        large = enlarge(coarse, features.fine.shape[2:])
+        if settings.edge is None or features.details is None or coarse.shape[1] == 1:
+            return large
+        details = [one.features.details for one in references if one.features.details is not None]
+        edges = near_edges(large, settings.edge)
+        refined = refine(
+            match, features.details, details, edges, top_k=settings.top_k, temperature=settings.temperature
+        )
+        found = refined.apply(torch.stack([one.values for one in references], 2))
+        known = found.sum(1, keepdim=True)
+        return torch.where(known > 0.5, found / known.clamp(min=0.5), large)
 
-    def _decode(self, features: FrameFeatures, carried: Tensor, masks: Tensor, encoded: bool) -> Tensor:
-        own = self.mask_encoder(features, masks) if encoded else carried
-        logits: Tensor = self.decoder(features, carried, own)
+    def decode(self, features: FrameFeatures, carried: Carried, soft_masks: Tensor, *, encoded: bool = True) -> Tensor:
+        """One round: logits (B, N, H', W') of each object on its own, from what was carried and the masks
+        (B, 1 + N, H', W') of the round before. Round 0 does without the mask encoder (`encoded` False)."""
+        return self._decode(features, carried.embedded, self._masks(soft_masks, carried.given), encoded)
+
+    def _masks(self, soft_masks: Tensor, given: Tensor) -> Tensor:
+        return mask_channels(soft_masks, enlarge(given, soft_masks.shape[2:]))
+
+    def _decode(self, features: FrameFeatures, embedded: Tensor, masks: Tensor, encoded: bool) -> Tensor:
+        own = self.mask_encoder(features, masks) if encoded else embedded
+        logits: Tensor = self.decoder(features, embedded, own)
         if not self.form.residual:
             return logits.float()
         # Half: by odds, `aggregate` doubles the logit of a single object.
@@ -252,28 +229,30 @@ class MaskVOS(nn.Module):
     def forward(
         self, features: FrameFeatures, references: list[MaskReference], rounds: int | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """For training: the coarse masks (B, 1 + N, h, w), and the logits over {background, objects} (B, 1 + N, H', W')
-        of each round; round 0's alone where `rounds` is 0."""
-        coarse, carried = self.read(features, references)
-        soft, logits = coarse, []
-        for _ in range(max(1, rounds := self.settings.rounds if rounds is None else rounds)):
+        """The masks that were carried (B, 1 + N, H', W'), and what `decode_rounds` makes of them."""
+        carried = self.read(features, references)
+        return carried.large, self.decode_rounds(features, carried, self.settings.rounds if rounds is None else rounds)
+
+    def decode_rounds(self, features: FrameFeatures, carried: Carried, rounds: int) -> list[Tensor]:
+        """For training: the logits over {background, objects} (B, 1 + N, H', W') of each round; round 0's alone where
+        `rounds` is 0."""
+        soft, logits = carried.large, []
+        for _ in range(max(1, rounds)):
             logits.append(aggregate(self.decode(features, carried, soft, encoded=rounds > 0)))
             soft = logits[-1].softmax(1)
-        return coarse, logits
+        return logits
 
     def segment(
         self, features: FrameFeatures, references: list[MaskReference], carry: Any = None
     ) -> tuple[Tensor, Any]:
         """Soft masks (B, 1 + N, H', W') of a frame on the finer grid."""
         settings = self.settings
-        where = near_objects(references, settings.near)
-        coarse, carried = self.read(features, references, where)
-        if where is not None:
-            coarse[:, 0] = torch.where(where, coarse[:, 0], 1.0)
-        large = enlarge(coarse, features.fine.shape[2:])
-        if settings.blend == 1 or coarse.shape[1] == 1:
+        where = near_objects([(one.cells, one.annotated) for one in references], settings.near)
+        carried = self.read(features, references, where)
+        large = carried.large
+        if settings.blend == 1 or large.shape[1] == 1:
             return large, carry
-        boxes = boxes_of(coarse, settings.margin)
+        boxes = boxes_of(carried.coarse, settings.margin)
         soft = large
         with _as_encoded(features):
             for _ in range(max(1, settings.rounds)):
@@ -282,15 +261,15 @@ class MaskVOS(nn.Module):
         return (settings.blend * large + (1 - settings.blend) * soft) / (weight + 1 - settings.blend), carry
 
     def _decode_boxes(
-        self, features: FrameFeatures, carried: Tensor, soft: Tensor, boxes: list[tuple[slice, slice] | None]
+        self, features: FrameFeatures, carried: Carried, soft: Tensor, boxes: list[tuple[slice, slice] | None]
     ) -> Tensor:
-        masks = with_others(soft)
-        logits = carried.new_full((*carried.shape[:2], *features.fine.shape[2:]), NOWHERE)
+        masks = self._masks(soft, carried.given)
+        logits = soft.new_full((*carried.embedded.shape[:2], *features.fine.shape[2:]), NOWHERE)
         for index, box in enumerate(boxes):
             if box is None:
                 continue
             inside, one = features.crop(*box), slice(index, index + 1)
-            part = carried[(slice(None), one, slice(None), *box)]
+            part = carried.embedded[(slice(None), one, slice(None), *box)]
             mask = masks[(slice(None), one, slice(None), *finer(box))]
             logits[(slice(None), one, *finer(box))] = self._decode(inside, part, mask, self.settings.rounds > 0)
         return logits
@@ -318,10 +297,11 @@ def build_mask_vos(
     return MaskVOS(backbone, form, settings, mask_backbone)
 
 
-def with_others(soft_masks: Tensor) -> Tensor:
-    """Soft masks (B, 1 + N, h, w) to (B, N, 2, h, w): each object's, and the sum of all others'."""
+def mask_channels(soft_masks: Tensor, given: Tensor | None = None) -> Tensor:
+    """Soft masks (B, 1 + N, h, w) to (B, N, MASKS, h, w): each object's, the sum of all others', and each object's as
+    the annotated frames alone give it (B, N, h, w); its own once more where None."""
     own = soft_masks[:, 1:]
-    return torch.stack([own, own.sum(1, keepdim=True) - own], 2)
+    return torch.stack([own, own.sum(1, keepdim=True) - own, own if given is None else given], 2)
 
 
 def boxes_of(coarse: Tensor, margin: int | None, faint: float = 0.05) -> list[tuple[slice, slice] | None]:
@@ -344,32 +324,19 @@ def boxes_of(coarse: Tensor, margin: int | None, faint: float = 0.05) -> list[tu
     return boxes
 
 
-def near_objects(references: list[MaskReference], reach: int | None) -> Tensor | None:
-    """(B, h, w) the cells within `reach` cells, on either axis, of an object in the context; None for all of them.
-
-    The rule of label propagation (`Propagation.near`): everywhere once an object was nowhere, or shrank much.
-    """
-    context = [one.cells[:, 1:] for one in references if not one.annotated]
-    if reach is None or not context or context[0].shape[1] == 0:
-        return None
-    latest = torch.stack(context).amax(0)  # (B, N, h, w)
-    if latest.flatten(2).amax(2).min() < PRESENT:
-        return None
-    areas = [one.cells[:, 1:].sum((2, 3)) for one in references if one.annotated]
-    annotated = torch.stack(areas).amax(0) if areas else context[-1].new_zeros(())
-    if (context[-1].sum((2, 3)) < SHRUNK * annotated).any():
-        return None
-    seen = (latest.amax(1, keepdim=True) > FAINT).float()
-    seen = F.max_pool2d(seen, (2 * reach + 1, 1), 1, (reach, 0))
-    return F.max_pool2d(seen, (1, 2 * reach + 1), 1, (0, reach))[:, 0] > 0
-
-
 def _rows(reference: MaskReference) -> Tensor:
     """(B, h * w, 1 + (1 + N) + N * V): whether the mask is known, the mask, and its values, cell by cell."""
     cells = reference.cells
     known = cells.sum(1, keepdim=True)
     values = (reference.embedded * known[:, None]).flatten(1, 2)
     return torch.cat([known, cells, values], 1).flatten(2).transpose(1, 2)
+
+
+def _join(maps: list[Tensor], size: tuple[int, ...], weights: tuple[float, ...] | None = None) -> Tensor:
+    """Feature maps on one grid, (B, C, h, w), each normalised and weighted first."""
+    weights = weights or (1.0,) * len(maps)
+    parts = [w * F.normalize(_to_grid(one.float(), size), dim=1) for w, one in zip(weights, maps, strict=True)]
+    return torch.cat(parts, 1)
 
 
 def _to_grid(values: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:

@@ -22,7 +22,8 @@ from matchcut.data.clips import ClipConfig, Clips
 from matchcut.data.footage import FrameReader, find_videos
 from matchcut.errors import TrainingError
 from matchcut.models.decoders import DeepMaskEncoder, FrameFeatures
-from matchcut.models.mask_vos import FORMS, MaskVOS, build_mask_vos
+from matchcut.models.mask_vos import MaskVOS, build_mask_vos
+from matchcut.models.mask_vos_form import FORMS
 from matchcut.training.config import TrainConfig, parse
 from matchcut.training.losses import (
     level_channel,
@@ -34,7 +35,7 @@ from matchcut.training.losses import (
     short_term_loss,
 )
 from matchcut.training.objectives import OBJECTIVES, Batch, Losses, Objective, Say
-from matchcut.training.practice import OBJECTS, clip_clusters, cluster_video, pasted_clip
+from matchcut.training.practice import OBJECTS, clip_clusters, cluster_video, pasted_clip, spoil
 from matchcut.training.pseudo_masks import Clusters, draw_sheet
 from matchcut.training.views import grid_between, to_images
 from matchcut.video.overlay import draw_overlay
@@ -49,7 +50,7 @@ class MaskVOSTraining:
     """What `[settings]` of a recipe may say. Weights of losses: 0 leaves one out, and costs no time."""
 
     form: str = "small"
-    """Of the network, by its name in `matchcut.models.mask_vos.FORMS`."""
+    """Of the network, by its name in `matchcut.models.mask_vos_form.FORMS`."""
     start: Literal["imagenet", "scratch"] = "imagenet"
     """Of the backbones."""
     norms: Literal["frozen", "trained"] = "frozen"
@@ -82,6 +83,9 @@ class MaskVOSTraining:
     """Move pseudo masks to the edges of the picture."""
     rounds: int = 2
     """Rounds of refinement trained at most."""
+    spoil: float = 0.0
+    """Share of steps in which the masks remembered of the second frame are spoilt, as those of a long video are in the
+    end, and, drawn on their own, in which those are that the annotated frame alone gives."""
 
     def __post_init__(self) -> None:
         if min(self.long_term, self.cross_view, self.short_term, self.reconstruction, self.masks, self.overlap) < 0:
@@ -90,8 +94,8 @@ class MaskVOSTraining:
             raise ValueError(f"unknown form {self.form!r}; there are {', '.join(FORMS)}")
         if min(self.masks_from, self.mask_clips, self.rounds) < 0 or self.masks_every < 1 or self.count < 2:
             raise ValueError("masks_from, mask_clips and rounds must be 0 or more, masks_every 1, count 2 or more")
-        if not 0 <= self.pasted <= 1:
-            raise ValueError(f"pasted {self.pasted}: expected a share from 0 to 1")
+        if not (0 <= self.pasted <= 1 and 0 <= self.spoil <= 1):
+            raise ValueError(f"pasted {self.pasted}, spoil {self.spoil}: expected shares from 0 to 1")
         if not self.corresponds and (self.masks == 0 or self.masks_from > 0):
             raise ValueError("nothing would be trained at first: all terms of correspondence are 0; masks_from must be")
 
@@ -225,15 +229,15 @@ class MaskVOSObjective(Objective):
         rng = np.random.default_rng(np.random.randint(1 << 31))  # NumPy's own is seeded by the step
         frames, labels = self._practice(rng, batch)
         rounds = int(rng.integers(self.settings.rounds + 1))
-        shown = self.carry(frames, labels, rounds)
+        shown = self.carry(frames, labels, rounds, rng)
         pairs = [(logits, labels[:, at]) for at, (_, decoded) in enumerate(shown, 1) for logits in decoded]
         parts["masks"] = total = torch.stack([segmentation_loss(*pair) for pair in pairs]).mean()
         if self.settings.overlap > 0:
             parts["overlap"] = torch.stack([overlap_loss(*pair) for pair in pairs]).mean()
             total = total + self.settings.overlap * parts["overlap"]
-        coarse, decoded = shown[-1]
+        carried, decoded = shown[-1]
         with torch.no_grad():
-            parts["iou_coarse"], parts["iou"] = (overlap(one, labels[:, -1]) for one in (coarse, decoded[-1]))
+            parts["iou_carried"], parts["iou"] = (overlap(one, labels[:, -1]) for one in (carried, decoded[-1]))
         return total
 
     def _practice(self, rng: np.random.Generator, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -257,9 +261,15 @@ class MaskVOSObjective(Objective):
         images, truth = (torch.from_numpy(np.stack(part)).to(device) for part in zip(*made, strict=True))
         return images, truth
 
-    def carry(self, frames: Tensor, labels: Tensor, rounds: int) -> list[tuple[Tensor, list[Tensor]]]:
-        """Masks of the first frame of clips (M, T, H, W, 3) carried through the others: of each the coarse mask and
-        the logits of each round. The third frame sees the first's masks and those decoded for the second."""
+    def carry(
+        self, frames: Tensor, labels: Tensor, rounds: int, rng: np.random.Generator | None = None
+    ) -> list[tuple[Tensor, list[Tensor]]]:
+        """Masks of the first frame of clips (M, T, H, W, 3) carried through the others: of each the mask that was
+        carried and the logits of each round. The third frame sees the first's masks and those decoded for the second.
+
+        Args:
+            rng: spoil what is carried and remembered, as the settings say; None leaves it.
+        """
         images = to_images(frames)
         encoded = self.network.encode(images.flatten(0, 1))
         features = [_of_frame(encoded, images.shape[:2], at) for at in range(images.shape[1])]
@@ -267,9 +277,15 @@ class MaskVOSObjective(Objective):
         references = [self.network.remember(features[0], first, annotated=True)]
         shown = []
         for one in features[1:]:
-            shown.append(self.network(one, references, rounds))
+            carried = self.network.read(one, references)
+            if rng is not None and rng.random() < self.settings.spoil:
+                carried = carried._replace(given=spoil(rng, carried.given))
+            shown.append((carried.large, self.network.decode_rounds(one, carried, rounds)))
             if len(shown) < len(features) - 1:
-                references.append(self.network.remember(one, shown[-1][1][-1].softmax(1).detach()))
+                soft = shown[-1][1][-1].softmax(1).detach()
+                if rng is not None and rng.random() < self.settings.spoil:
+                    soft = spoil(rng, soft)
+                references.append(self.network.remember(one, soft))
         return shown
 
     # --- pictures
@@ -309,8 +325,8 @@ def make_network(form: str, start: str) -> MaskVOS:
         ModelError: they cannot be had.
     """
     spec = FORMS[form]
-    packaged = next((one for one in WEIGHTS.values() if one.backbone == spec.backbone), None)
-    if start == "imagenet" and packaged is not None and spec.mask_encoder is None:
+    packaged = WEIGHTS["efficientnet-lite0-imagenet"]
+    if start == "imagenet" and packaged.backbone == spec.backbone and spec.mask_encoder is None:
         return MaskVOS(packaged_backbone(packaged, spec.stages, spec.stride), spec)
     return build_mask_vos(form, pretrained=start == "imagenet")
 
@@ -325,7 +341,7 @@ def overlap(scores: Tensor, labels: Tensor) -> Tensor:
 
 def _of_frame(encoded: FrameFeatures, shape: torch.Size, at: int) -> FrameFeatures:
     """Of features of clips (B * T, ...) those of one frame (B, ...)."""
-    parts = (encoded.keys, encoded.cells, encoded.fine, encoded.image)
+    parts = (encoded.keys, encoded.cells, encoded.fine, encoded.details, encoded.image)
     return FrameFeatures(*(None if one is None else one.unflatten(0, shape)[:, at] for one in parts))  # type: ignore[arg-type]
 
 

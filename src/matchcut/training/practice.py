@@ -89,6 +89,22 @@ def clip_clusters(
     return ClipClusters(found, objects)
 
 
+def spoil(rng: np.random.Generator, soft_masks: Tensor, most: float = 0.06) -> Tensor:
+    """Soft masks (B, C, h, w) as those of a track that has drifted: bent by smooth random fields.
+
+    Args:
+        most: a field's standard deviation at most, as a share of the frame's side.
+    """
+    batch, (height, width) = len(soft_masks), soft_masks.shape[2:]
+    bends = rng.normal(size=(batch, 2, 4, 4)) * rng.uniform(0, 2 * most, (batch, 1, 1, 1))
+    field = F.interpolate(
+        torch.from_numpy(bends).to(soft_masks), size=(height, width), mode="bicubic", align_corners=False
+    )
+    still = F.affine_grid(torch.eye(2, 3).to(field).expand(batch, 2, 3), [batch, 1, height, width], align_corners=False)
+    where = still + field.permute(0, 2, 3, 1)
+    return F.grid_sample(soft_masks, where, padding_mode="border", align_corners=False)
+
+
 @torch.no_grad()
 def deep_keys(backbone: nn.Module, frames: Frames) -> Tensor:
     """(T, C, h, w) the deepest features of frames (T, H, W, 3), L2-normalised; float32."""

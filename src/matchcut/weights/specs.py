@@ -31,8 +31,8 @@ class Model:
 
     name: str
     summary: str
-    weights: str | None
-    """In `WEIGHTS`; None where they are in a file that the user names."""
+    weights: str
+    """In `WEIGHTS`."""
     scores: dict[str, float] = field(default_factory=dict)
     """Measured by `python benchmarks/quality.py`."""
 
@@ -60,6 +60,17 @@ WEIGHTS: dict[str, Weights] = {
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
     ),
+    "mask-vos-small": Weights(
+        name="mask-vos-small",
+        backbone="tf_efficientnet_lite0",
+        licence="CC BY-NC 4.0",
+        origin="recipes/mask_vos.toml on DAVIS and five clips, see docs/mask_vos.md; the backbone as above",
+        package="matchcut",
+        file="weights/files/mask_vos_small.safetensors",
+        sha256="@SHA@",
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
+    ),
 }
 
 MODELS: dict[str, Model] = {
@@ -75,9 +86,15 @@ MODELS: dict[str, Model] = {
     ),
     "mask-vos": Model(
         name="mask-vos",
-        summary="matching and a learned decoder of masks, trained by `matchcut train` on raw video; give its --weights",
-        weights=None,
+        summary="matching, finer along edges, and a decoder of masks, learned from raw video without a label",
+        weights="mask-vos-small",
     ),
 }
 
-DEFAULT_MODEL = "label-propagation"
+DEFAULT_MODEL = "mask-vos"
+
+
+def model_name(model: str | None, *asked: object) -> str:
+    """The model that is meant: the default where none is named, or label propagation where something is asked for
+    (anything but None) that only label propagation has, a preset or another backbone."""
+    return model or (DEFAULT_MODEL if all(one is None for one in asked) else "label-propagation")

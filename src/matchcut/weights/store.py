@@ -16,8 +16,9 @@ from torch import Tensor
 from matchcut.errors import ModelError
 from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.label_propagation import PRESETS, LabelPropagation
-from matchcut.models.mask_vos import MaskVOS, MaskVOSForm
-from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS, Model, PropagationModel, Weights
+from matchcut.models.mask_vos import MaskVOS
+from matchcut.models.mask_vos_form import MaskVOSForm
+from matchcut.weights.specs import MODELS, WEIGHTS, Model, PropagationModel, Weights, model_name
 
 
 def list_models() -> list[Model]:
@@ -26,7 +27,7 @@ def list_models() -> list[Model]:
 
 
 def load_model(
-    name: str = DEFAULT_MODEL,
+    name: str | None = None,
     *,
     preset: str | None = None,
     backbone: str | None = None,
@@ -37,7 +38,8 @@ def load_model(
     """A model by name, ready for a `Tracker`.
 
     Args:
-        name: one of `list_models()`.
+        name: one of `list_models()`. None is the default; label propagation, where a preset, backbone, stages or stride
+            is given.
         preset: a published protocol instead of the model's own settings (`matchcut.models.label_propagation.PRESETS`).
         backbone: any timm model instead of the default one; timm downloads its ImageNet or self-supervised weights.
         stages: which of the backbone's features (see `Backbone`); its last at 1/16 or less where None.
@@ -48,18 +50,17 @@ def load_model(
     Raises:
         ModelError: unknown names, or weights that cannot be had or do not fit.
     """
+    name = model_name(name, preset, backbone, stages, stride)
     if name not in MODELS:
         raise ModelError(_unknown("model", name, MODELS))
     if preset is not None and preset not in PRESETS:
         raise ModelError(_unknown("preset", preset, PRESETS))
     spec = MODELS[name]
     if not isinstance(spec, PropagationModel):
-        if weights is None:
-            raise ModelError(f"{name}: no weights come with this package; train some and give the file (--weights)")
         if any(one is not None for one in (preset, backbone, stages, stride)):
             raise ModelError(f"{name}: preset, backbone, stages and stride come with its weights; leave them out")
-        return trained_mask_vos(Path(weights))
-    packaged = WEIGHTS[spec.weights or ""]
+        return trained_mask_vos(packaged_file(WEIGHTS[spec.weights]) if weights is None else Path(weights))
+    packaged = WEIGHTS[spec.weights]
     mix: tuple[float, ...] | None = None
     grid: int | None = None
     if backbone in (None, packaged.backbone):

@@ -1,0 +1,34 @@
+"""Where objects can be: most of a frame is background that needs no look."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PRESENT, FAINT, SHRUNK = 0.5, 0.1, 0.3
+"""An object is in the context if its soft mask reaches the first; cells are its own above the second. One that shrank
+to less than the third of its annotated area may have left, and what is there be something else."""
+
+
+def near_objects(references: Sequence[tuple[Tensor, bool]], reach: int | None) -> Tensor | None:
+    """(B, h, w) bool: the cells within `reach` cells, on either axis, of an object in the context; None for all cells.
+
+    All of them where there is no context, and once an object was nowhere, or shrank much: it is looked for everywhere.
+
+    Args:
+        references: of each its soft masks (B, 1 + N, h, w), and whether it is annotated; the context's oldest first.
+    """
+    context = [cells[:, 1:] for cells, annotated in references if not annotated]
+    if reach is None or not context or context[0].shape[1] == 0:
+        return None
+    latest = torch.stack(context).amax(0)  # (B, N, h, w)
+    if latest.flatten(2).amax(2).min() < PRESENT:
+        return None
+    areas = [cells[:, 1:].sum((2, 3)) for cells, annotated in references if annotated]
+    first = torch.stack(areas).amax(0) if areas else context[-1].new_zeros(())
+    if (context[-1].sum((2, 3)) < SHRUNK * first).any():
+        return None
+    seen = (latest.amax(1, keepdim=True) > FAINT).float()
+    seen = F.max_pool2d(seen, (2 * reach + 1, 1), 1, (reach, 0))  # a square is a column of rows
+    return F.max_pool2d(seen, (1, 2 * reach + 1), 1, (0, reach))[:, 0] > 0
