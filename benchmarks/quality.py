@@ -46,8 +46,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "round-2": {"rounds": 2},
     "round-1-coarse": {"rounds": 1, "edge": None},
 }
-"""Of mask-vos: what is carried on the grid of cells, the same with its edges on the finer grid, and what the decoder makes
-of that; the last decodes the coarse masks."""
+"""Of mask-vos: what is carried on the grid of cells, the same with its edges on the finer grid, and what the decoder
+makes of that; the last decodes the coarse masks."""
 CHOICES = ["default", "label-propagation", *VARIANTS, *PRESETS, "plain"]
 
 

@@ -14,6 +14,7 @@ from matchcut.data.pasting import (
     smooth_shape,
     soften,
     superpixels,
+    with_limbs,
 )
 from matchcut.errors import ShapeError
 
@@ -194,3 +195,15 @@ def test_a_region_is_bounded_by_edges_and_whole(seed):
 def test_a_region_of_a_small_frame_is_all_of_it():
     frame = rng().integers(0, 255, (10, 12, 3), dtype=np.uint8)
     assert region(rng(), frame).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_limbs_are_thin_and_grow_out_of_the_body(seed):
+    body = np.zeros((200, 200), bool)
+    body[80:120, 80:120] = True
+    grown = with_limbs(np.random.default_rng(seed), body)
+    assert grown[body].all() and grown.sum() > body.sum()
+    assert cv2.connectedComponents(grown.astype(np.uint8))[0] == 2  # the background and one piece
+    core = cv2.morphologyEx(grown.astype(np.uint8), cv2.MORPH_OPEN, np.ones((11, 11), np.uint8))
+    assert core.sum() < 1.3 * body.sum()
+    assert not with_limbs(np.random.default_rng(seed), np.zeros((20, 20), bool)).any()

@@ -254,3 +254,16 @@ def test_what_does_not_fit_is_refused():
         long_term_loss(keys(0, frames=2), keys(0), same_place())
     with pytest.raises(ShapeError, match=r"colours: expected \(2, 3, 3\)"):
         reconstruction_loss(keys(0), torch.zeros(2, 2, 3, 8, 8))
+
+
+def test_pixels_at_edges_count_more():
+    labels = torch.zeros(1, 12, 12, dtype=torch.int64)
+    labels[:, :, 6:] = 1
+    labels[:, :, 0] = 255
+    each = torch.rand(1, 2, 12, 12, generator=torch.Generator().manual_seed(0))
+    loss = F.cross_entropy(each, labels.masked_fill(labels == 255, -100), reduction="none")[0]
+    weights = torch.ones(12, 12)
+    weights[:, 4:8] = 3  # two pixels on either side of the edge
+    weights[:, 1:3] = 3  # what is not counted lies beside these
+    weights[:, 0] = 0
+    torch.testing.assert_close(segmentation_loss(each, labels, edges=2.0), (loss * weights).sum() / weights.sum())

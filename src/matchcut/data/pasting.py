@@ -9,6 +9,7 @@ All randomness comes from the generator that is given, so that a clip can be mad
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -194,6 +195,27 @@ def smooth_shape(rng: np.random.Generator, size: tuple[int, int], corners: int =
     outline = np.stack([(0.5 + fine * np.cos(angles)) * width, (0.5 + fine * np.sin(angles)) * height], 1)
     drawn = np.zeros(size, np.uint8)
     cv2.fillPoly(drawn, [np.rint(outline).astype(np.int32)], 1)
+    return drawn > 0
+
+
+def with_limbs(rng: np.random.Generator, mask: Mask, most: int = 5) -> Mask:
+    """A mask (H, W) with up to `most` thin, bent, tapering limbs grown from within it: what legs, tails and poles are
+    to a body, and what neither superpixels nor smooth shapes have."""
+    rows, columns = mask.nonzero()
+    if not len(rows):
+        return mask
+    side = float(np.sqrt(len(rows)))
+    drawn = mask.astype(np.uint8)
+    for _ in range(int(rng.integers(1, most + 1))):
+        root = int(rng.integers(len(rows)))
+        steps, length, width = 12, side * rng.uniform(0.5, 1.5), side * rng.uniform(0.02, 0.12)
+        first, last = rng.uniform(-0.25, 0.25, 2)
+        heading = rng.uniform(0, 2 * np.pi) + np.cumsum(np.linspace(first, last, steps))
+        path = np.stack([np.cos(heading), np.sin(heading)], 1).cumsum(0) * length / steps
+        points = np.rint(path + np.array([columns[root], rows[root]])).astype(int)
+        for at, (start, end) in enumerate(pairwise(points)):
+            thickness = max(1, round(width * (1 - 0.6 * at / steps)))
+            cv2.line(drawn, (int(start[0]), int(start[1])), (int(end[0]), int(end[1])), 1, thickness)
     return drawn > 0
 
 

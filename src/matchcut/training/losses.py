@@ -206,11 +206,16 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
     return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=1e-6) ** (1 / 2.4) - 0.055, 12.92 * linear)
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
+EDGE = 2
+"""Pixels so near to an edge of the labels, on either axis, count as on it."""
+
+
+def segmentation_loss(logits: Tensor, labels: Tensor, *, edges: float = 0.0) -> Tensor:
     """Cross-entropy over {background, objects} (B, 1 + N, h, w), which are enlarged to the labels' size first.
 
     Args:
         labels: (B, H, W) of whole numbers: 0 background, 1 to N objects, 255 not counted.
+        edges: how many times more than others the pixels at edges of the labels count, and so thin parts too.
 
     Raises:
         ShapeError: another number of items, or a label above N.
@@ -224,7 +229,13 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
     if (labels[counted] >= logits.shape[1]).any():
         raise ShapeError(f"labels: expected at most {logits.shape[1] - 1}, got {int(labels[counted].max())}")
     large = F.interpolate(logits.float(), size=labels.shape[1:], mode="bilinear", align_corners=False)
-    return _cross_entropy(large.permute(0, 2, 3, 1), labels.long().masked_fill(~counted, -100))
+    if edges == 0:
+        return _cross_entropy(large.permute(0, 2, 3, 1), labels.long().masked_fill(~counted, -100))
+    each = F.cross_entropy(large, labels.long().masked_fill(~counted, -100), reduction="none")
+    numbers, side = labels[:, None].float(), 2 * EDGE + 1
+    spread = F.max_pool2d(numbers, side, 1, EDGE) + F.max_pool2d(-numbers, side, 1, EDGE)
+    weights = (1 + edges * (spread[:, 0] > 0)) * counted
+    return (each * weights).sum() / weights.sum().clamp(min=1)
 
 
 def overlap_loss(logits: Tensor, labels: Tensor) -> Tensor:

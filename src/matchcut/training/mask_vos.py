@@ -65,6 +65,8 @@ class MaskVOSTraining:
     """Weight of colours made from those of the frame before."""
     masks: float = 1.0
     """Weight of the segmentation loss."""
+    edges: float = 0.0
+    """How many times more than others pixels at edges count in it."""
     overlap: float = 0.0
     """Weight, over that of its cross-entropy, of its second part, the soft overlap of each object, however small."""
     masks_from: int = 0
@@ -88,7 +90,18 @@ class MaskVOSTraining:
     end, and, drawn on their own, in which those are that the annotated frame alone gives."""
 
     def __post_init__(self) -> None:
-        if min(self.long_term, self.cross_view, self.short_term, self.reconstruction, self.masks, self.overlap) < 0:
+        if (
+            min(
+                self.long_term,
+                self.cross_view,
+                self.short_term,
+                self.reconstruction,
+                self.masks,
+                self.edges,
+                self.overlap,
+            )
+            < 0
+        ):
             raise ValueError("weights of losses must be 0 or more")
         if self.form not in FORMS:
             raise ValueError(f"unknown form {self.form!r}; there are {', '.join(FORMS)}")
@@ -231,7 +244,9 @@ class MaskVOSObjective(Objective):
         rounds = int(rng.integers(self.settings.rounds + 1))
         shown = self.carry(frames, labels, rounds, rng)
         pairs = [(logits, labels[:, at]) for at, (_, decoded) in enumerate(shown, 1) for logits in decoded]
-        parts["masks"] = total = torch.stack([segmentation_loss(*pair) for pair in pairs]).mean()
+        parts["masks"] = total = torch.stack(
+            [segmentation_loss(*pair, edges=self.settings.edges) for pair in pairs]
+        ).mean()
         if self.settings.overlap > 0:
             parts["overlap"] = torch.stack([overlap_loss(*pair) for pair in pairs]).mean()
             total = total + self.settings.overlap * parts["overlap"]

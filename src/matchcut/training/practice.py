@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from matchcut.data.footage import Footage, FrameReader
-from matchcut.data.pasting import adapt_colours, moving_piece, paste, region, smooth_shape, soften
+from matchcut.data.pasting import adapt_colours, moving_piece, paste, region, smooth_shape, soften, with_limbs
 from matchcut.training.pseudo_masks import (
     EVERY,
     Clusters,
@@ -48,8 +48,8 @@ class ClipClusters:
 def pasted_clip(rng: np.random.Generator, frames: Frames, others: Sequence[Frames]) -> tuple[Frames, Labels]:
     """One or two pieces of other clips over a clip (T, H, W, 3), sometimes a distractor too; and its labels (T, H, W).
 
-    A piece is a union of superpixels or a smooth shape, its edge and colours brought more or less towards what it lies
-    over. None may be left, where all tries gave pieces that are too small.
+    A piece is a union of superpixels or a smooth shape, mostly with thin limbs, its edge and colours brought more or
+    less towards what it lies over. None may be left, where all tries gave pieces that are too small.
     """
     size = (frames.shape[1], frames.shape[2])
     mixed, labels = frames, np.zeros(frames.shape[:3], np.uint8)
@@ -60,6 +60,8 @@ def pasted_clip(rng: np.random.Generator, frames: Frames, others: Sequence[Frame
             source = others[int(rng.integers(len(others)))]
             source = source[int(rng.integers(len(source)))][None]
             shape = region(rng, source[0]) if rng.random() < 0.6 else smooth_shape(rng, size)
+            if rng.random() < 0.6:
+                shape = with_limbs(rng, shape)
             layer = moving_piece(rng, source, shape[None], len(frames), size)
             layers.append(soften(adapt_colours(layer, frames, rng.uniform(0, 0.7)), rng.uniform(0, 1.2)))
         mixed, labels = paste(frames, layers, numbers)
@@ -89,7 +91,7 @@ def clip_clusters(
     return ClipClusters(found, objects)
 
 
-def spoil(rng: np.random.Generator, soft_masks: Tensor, most: float = 0.06) -> Tensor:
+def spoil(rng: np.random.Generator, soft_masks: Tensor, most: float = 0.04) -> Tensor:
     """Soft masks (B, C, h, w) as those of a track that has drifted: bent by smooth random fields.
 
     Args:
