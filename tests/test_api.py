@@ -167,7 +167,7 @@ def test_any_small_video_can_be_tracked(tmp_path_factory, data):
     labels = rng.choice(np.array([0, *ids, *([255] if with_ignore else [])], np.uint8), (height, width))
     labels[0, 0] = ids[0]
     at = data.draw(st.integers(0, count - 1))
-    model = matchcut.load_model().with_settings(
+    model = matchcut.load_model("label-propagation").with_settings(
         policy=MemoryPolicy(
             data.draw(st.integers(0, 3)),
             data.draw(st.integers(1, 3)),

@@ -145,7 +145,11 @@ def test_a_mask_file(track, inputs, tmp_path):
     record = json.loads((tmp_path / "out" / "timeline.json").read_text())
     assert record["input"] == str(inputs / "walk.mkv") and record["size"] == list(SIZE)
     assert record["frames"] == COUNT and record["frame_rate"] == 25 and record["objects"] == [1, 2]
-    assert record["model"] == "label-propagation" and len(record["weights_sha256"]) == 64
+    assert (
+        record["model"] == "mask-vos"
+        and record["weights"] == "mask_vos_small.safetensors"
+        and len(record["weights_sha256"]) == 64
+    )
     assert record["working_size"] == 48 and record["device"] == "cpu"
     assert record["precision"] in ("float32", "bfloat16")
     assert record["annotations"] == [{"frame": 0, "name": "00000", "objects": [1, 2]}]
@@ -808,6 +812,7 @@ def test_train_refuses_what_it_cannot_use(run, inputs, tmp_path):
     refused(run("train", tmp_path / "nothing.toml", *words, inputs), "nothing.toml: cannot be read as a recipe")
 
 
-def test_mask_vos_without_weights_is_refused(run, inputs, tmp_path):
-    words = ("--mask", inputs / "first.png", "-o", tmp_path / "out", "--model", "mask-vos")
-    refused(run("track", inputs / "walk.mkv", *words), "mask-vos: no weights come with this package", "--weights")
+def test_settings_of_label_propagation_are_refused_for_mask_vos(run, inputs, tmp_path):
+    words = ("--mask", inputs / "first.png", "-o", tmp_path / "out", "--model", "mask-vos", "--preset", "crw")
+    refused(run("track", inputs / "walk.mkv", *words), "mask-vos: preset, backbone, stages and stride")
+    assert not (tmp_path / "out").exists()

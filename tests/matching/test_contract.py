@@ -6,6 +6,7 @@ What is special to one operator is tested in its own file.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -200,8 +201,9 @@ def test_gradients_are_those_of_finite_differences(name):
     call = operator.exact or operator.call
     inputs = [one.clone().requires_grad_() for one in operator.inputs(2)]
     values = values_for(operator, 2, channels=2).requires_grad_()
-    assert torch.autograd.gradcheck(lambda *given: call(*given[:-1]).apply(given[-1]), (*inputs, values), atol=1e-6)
-    assert torch.autograd.gradcheck(lambda *given: call(*given).dense(), inputs, atol=1e-6, fast_mode=True)
+    tolerance: Any = {"atol": 1e-6, "nondet_tol": 1e-12}  # sums of a loaded machine differ in the last bit
+    assert torch.autograd.gradcheck(lambda *given: call(*given[:-1]).apply(given[-1]), (*inputs, values), **tolerance)
+    assert torch.autograd.gradcheck(lambda *given: call(*given).dense(), inputs, **tolerance, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)

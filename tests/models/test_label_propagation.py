@@ -246,7 +246,7 @@ def test_the_weight_of_a_single_stage_does_not_matter():
 
 
 def test_identical_frames_keep_the_mask():
-    model = load_model()
+    model = load_model("label-propagation")
     with torch.no_grad():
         features = model.encode(picture(144, 192))
         labels = torch.zeros(1, *features.shape[2:], dtype=torch.int64)

@@ -124,7 +124,7 @@ def run_benchmark(
             f"{benchmark} is for models that need no prompt, and there is none yet; for a guided model choose "
             "another, as davis2016 or davis2017"
         )
-    if processes > 1 and not isinstance(choice.model, str):
+    if processes > 1 and not (choice.model is None or isinstance(choice.model, str)):
         raise ModelError("several processes load the model by its name; give a name, or one process")
     found = check_dataset(protocol.dataset, root, split or protocol.split, sequences)
     tracker = choice.tracker(protocol)
@@ -277,8 +277,9 @@ def _job(sequence: Sequence, protocol: Protocol, tracker: Tracker, out: Path) ->
         timeline = Timeline(video, place, correctable=False)
         if protocol.task == "jhmdb":
             joints = read_joints(sequence)[0]  # (N, 2)
-            cell = getattr(tracker.model, "grid", 8) * min(video.size) / (tracker.size or min(video.size))
-            heat = _heat(joints, video.size, cell)
+            scale = min(video.size) / (tracker.size or min(video.size))
+            grid = getattr(tracker.model, "grid", 8)
+            heat = _heat(joints, video.size, scale * grid, scale * getattr(tracker.model, "mask_grid", grid))
             timeline.annotate(0, (1 + heat[1:].argmax(0)).astype(np.uint8))  # for the fingerprint alone
             path = place.with_name(f"{sequence.name}.json")
             yield _Job(timeline, tracker.fingerprint(timeline), first, [path], joints, heat)
@@ -318,12 +319,16 @@ def _carry_joints(job: _Job, tracker: Tracker) -> None:
         temporary.write_text(json.dumps(rows) + "\n")
 
 
-def _heat(joints: NDArray[np.float64], size: tuple[int, int], cell: float) -> NDArray[np.float32]:
-    """(1 + N, H, W) a Gaussian a joint (N, 2), and what they leave first; a cell is `cell` pixels wide.
+def _heat(joints: NDArray[np.float64], size: tuple[int, int], cell: float, read: float) -> NDArray[np.float32]:
+    """(1 + N, H, W) a Gaussian a joint (N, 2), and what they leave first.
 
     As published, a joint in the corner of a cell lies in its middle, and `joint_positions` reads it back so.
+
+    Args:
+        cell: pixels of a cell that is matched.
+        read: pixels of a cell of the maps that come back.
     """
-    ys, xs = np.mgrid[: size[0], : size[1]] - (cell - 1) / 2
+    ys, xs = np.mgrid[: size[0], : size[1]] - (read - 1) / 2
     squares = (xs - joints[:, 0, None, None]) ** 2 + (ys - joints[:, 1, None, None]) ** 2
     heat = np.exp(-squares / (2 * (SIGMA * cell) ** 2))
     return np.concatenate([1 - heat.max(0, keepdims=True), heat]).astype(np.float32)

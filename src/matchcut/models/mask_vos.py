@@ -96,7 +96,7 @@ class MaskVOS(nn.Module):
         _cut(backbone)
         self.backbone, self.form = backbone, form
         self._set(settings or MaskVOSSettings())
-        self.grid = form.grid
+        self.grid, self.mask_grid = form.grid, form.grid // 2
         self.multiple = max(form.grid, backbone.stride)
         coarse, fine = form.widths
         joined = sum(channels[one] for one in form.matched)
