@@ -18,7 +18,7 @@ from matchcut.benchmarks.protocols import find_protocol
 from matchcut.benchmarks.results import Result
 from matchcut.benchmarks.run import Choice, Say, run_benchmark
 from matchcut.benchmarks.score import hidden_truth, score
-from matchcut.errors import MaskError, OutputError, PromptError, TrainingError
+from matchcut.errors import MaskError, OutputError, PromptError
 from matchcut.masks import MAX_OBJECTS, LabelMap, check_mask, object_ids, read_mask, write_mask
 from matchcut.models.base import GuidedModel
 from matchcut.models.mask_vos import MaskVOS
@@ -359,17 +359,15 @@ def train(
     Raises:
         MatchcutError: the recipe, the data or the folder cannot be used, or the run cannot go on; the message says why.
     """
-    try:
-        from matchcut.training.config import TrainConfig, read_config
-        from matchcut.training.loop import train as run_training
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("lightning_fabric", "tensorboard"):
-            raise
-        raise TrainingError(f"training needs {error.name}: pip install 'matchcut[train]'") from error
+    from matchcut.training import training_loop
+    from matchcut.training.config import TrainConfig, read_config
+
+    run_training = training_loop()
     config = recipe if isinstance(recipe, TrainConfig) else read_config(Path(recipe))
     roots = [Path(one) for one in ([data] if isinstance(data, str | Path) else data)]
     place = Path(cache) if cache is not None else None
-    return run_training(config, roots, Path(out), resume=resume, device=device, cache=place, say=say)
+    written: Path = run_training(config, roots, Path(out), resume=resume, device=device, cache=place, say=say)
+    return written
 
 
 def versions() -> dict[str, Any]:

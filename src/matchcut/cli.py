@@ -271,15 +271,22 @@ def train(
 
 @app.command()
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="dmm-net, transport-net or matching; a wrong one lists all.")],
+    paper: Annotated[str, typer.Argument(help="dmm-net, transport-net, mask-vos or matching; a wrong one lists all.")],
     what: Annotated[str, typer.Argument(help="figure-5, figure-6, ...")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and CSVs.")],
     seed: Annotated[int, typer.Option(help="Of all random numbers.", min=0)] = 0,
+    root: Annotated[Path | None, typer.Option(help="Benchmark that is scored on, where one is.")] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="Videos that are trained on; may be repeated.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A training run's, instead of those shipped.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of each training.", min=1)] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this row; may be repeated.")] = None,
 ) -> None:
     """Make a table, a figure or a proof of one of the papers."""
     from matchcut.reproduce import reproduce as make
 
-    for path in make(paper, what, out, seed=seed, say=lambda line: typer.echo(line, err=True)):
+    asked = {"root": root, "data": data, "weights": weights, "epochs": epochs, "only": only}
+    given: Any = {name: value for name, value in asked.items() if value not in (None, [])}
+    for path in make(paper, what, out, seed=seed, say=lambda line: typer.echo(line, err=True), **given):
         typer.echo(f"written   {path}")
 
 

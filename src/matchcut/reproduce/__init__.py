@@ -1,11 +1,13 @@
 """The papers' tables, figures and claims, each made by a command: `matchcut reproduce PAPER WHAT -o OUT`."""
 
 from collections.abc import Callable
+from inspect import Parameter, signature
 from pathlib import Path
+from typing import Any
 
 from matchcut.errors import PromptError
 from matchcut.files import make_folder
-from matchcut.reproduce import dmm_net, transport_net
+from matchcut.reproduce import dmm_net, mask_vos, transport_net
 from matchcut.reproduce.learning import learning
 
 Say = Callable[[str], None]
@@ -13,20 +15,33 @@ Say = Callable[[str], None]
 REPRODUCE: dict[str, dict[str, Callable[..., list[Path]]]] = {
     "dmm-net": {"figure-5": dmm_net.figure_5, "theorem-1": dmm_net.theorem_1},
     "transport-net": {"figure-6": transport_net.figure_6, "sinkhorn": transport_net.sinkhorn_limits},
+    "mask-vos": {"figure-s5": mask_vos.figure_s5, "table-s1": mask_vos.table_s1, "table-s2": mask_vos.table_s2},
     "matching": {"learning": learning},
 }
-"""What there is, by paper; each takes a folder, a seed and where to say how far it is, and returns what it wrote."""
+"""What there is, by paper; each takes a folder, a seed and where to say how far it is, and returns what it wrote. Some
+take `root`, a benchmark, and `data`, folders of videos, as well, and more that has a default."""
 
 
-def reproduce(paper: str, what: str, out: Path, *, seed: int = 0, say: Say = print) -> list[Path]:
+def reproduce(paper: str, what: str, out: Path, *, seed: int = 0, say: Say = print, **given: Any) -> list[Path]:
     """Make one table or figure of a paper in the folder `out`; the files written, pictures first.
 
+    Args:
+        given: what this table or figure is made from: see the function of its name.
+
     Raises:
-        PromptError: no such paper, or nothing of that name in it.
-        OutputError: the folder cannot be written.
+        PromptError: no such paper, nothing of that name in it, or something it needs is not given, or not needed.
+        MatchcutError: the folder cannot be written, or what is given cannot be used.
     """
     if what not in REPRODUCE.get(paper, {}):
         known = "; ".join(f"{name}: {', '.join(made)}" for name, made in REPRODUCE.items())
         raise PromptError(f"reproduce {paper} {what}: unknown; there is {known}")
+    make = REPRODUCE[paper][what]
+    takes = signature(make).parameters
+    for name in given:
+        if name not in takes:
+            raise PromptError(f"reproduce {paper} {what}: takes no --{name}; leave it out")
+    for name, one in takes.items():
+        if one.default is Parameter.empty and name not in ("out", *given):
+            raise PromptError(f"reproduce {paper} {what}: is made from what --{name} gives; see --help")
     make_folder(out)
-    return REPRODUCE[paper][what](out, seed=seed, say=say)
+    return make(out, seed=seed, say=say, **given)

@@ -1,0 +1,97 @@
+"""Mask-VOS's figure and tables, made from small sequences of a square that walks over noise."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from matchcut.errors import DatasetError, PromptError
+from matchcut.masks import write_mask
+from matchcut.reproduce import reproduce
+
+SIZE = (64, 96)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two sequences in the layout of DAVIS-2016."""
+    place = tmp_path_factory.mktemp("davis")
+    noise = np.random.default_rng(0).integers(90, 130, (*SIZE, 3), dtype=np.uint8)
+    for name, step in (("still", 0), ("walk", 4)):
+        for at in range(4):
+            frame, labels = noise.copy(), np.zeros(SIZE, np.uint8)
+            square = (slice(20, 44), slice(10 + step * at, 40 + step * at))
+            frame[square], labels[square] = (220, 40, 40), 255
+            for part, suffix in (("JPEGImages", "jpg"), ("Annotations", "png")):
+                (place / part / name).mkdir(parents=True, exist_ok=True)
+                path = place / part / name / f"{at:05d}.{suffix}"
+                Image.fromarray(frame if suffix == "jpg" else labels).save(path)
+    return place
+
+
+def table(path):
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_figure_s5_scores_every_round_and_shows_it(root, tmp_path):
+    said = []
+    picture, scores = reproduce("mask-vos", "figure-s5", tmp_path / "out", say=said.append, root=root)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    rows = table(scores)
+    assert [row["what"] for row in rows[::3]] == ["coarse", "matched finer", "round 0", "round 1", "round 2"]
+    assert {row["object"] for row in rows} == {"still_1", "walk_1", "all"}
+    assert all(float(row["J"]) > 70 for row in rows)
+    # A second run takes what is there.
+    before = (tmp_path / "out" / "round-2" / "runs" / "walk.json").stat().st_mtime_ns
+    reproduce("mask-vos", "figure-s5", tmp_path / "out", say=said.append, root=root)
+    assert (tmp_path / "out" / "round-2" / "runs" / "walk.json").stat().st_mtime_ns == before
+
+
+def test_a_palette_makes_it_several_objects(root, tmp_path):
+    for name in ("still", "walk"):
+        for path in sorted((root / "Annotations" / name).iterdir()):
+            labels = np.array(Image.open(path)) // 255
+            labels[20:44, 50:] *= 2
+            (tmp_path / "Annotations" / name).mkdir(parents=True, exist_ok=True)
+            write_mask(tmp_path / "Annotations" / name / path.name, labels)
+    (tmp_path / "JPEGImages").symlink_to(root / "JPEGImages")
+    for path in (tmp_path / "Annotations").rglob("*.png"):  # object 2 is there from the first frame on
+        labels = np.array(Image.open(path))
+        labels[:6, :6] = 2
+        write_mask(path, labels)
+    _, scores = reproduce("mask-vos", "figure-s5", tmp_path / "out", say=lambda line: None, root=tmp_path)
+    assert {row["object"] for row in table(scores)} == {"still_1", "still_2", "walk_1", "walk_2", "all"}
+
+
+def test_table_s2_trains_and_scores_its_rows(root, tmp_path):
+    only = ("initial features", "long term", "L_Seg: pasted pieces")
+    given = {"root": root, "data": [root], "epochs": 1, "only": only, "size": 64}
+    (path,) = reproduce("mask-vos", "table-s2", tmp_path, say=lambda line: None, **given)
+    rows = table(path)
+    modes = [(row["terms"], row["mode"]) for row in rows if row["mode"]]
+    assert modes == [(only[0], "matched"), (only[1], "matched"), (only[2], "matched"), (only[2], "decoded")]
+    assert all(float(row["J&F"]) > 50 for row in rows)
+    assert [bool(row["minutes an epoch"]) for row in rows[:4]] == [False, True, True, True]
+    # Frozen features match as the initial ones do, but for the rounding of their moving average.
+    assert all(abs(float(rows[2][key]) - float(rows[0][key])) < 0.5 for key in ("J", "F"))
+
+
+@pytest.mark.parametrize(
+    ("what", "given", "words"),
+    [
+        ("figure-s5", {}, "--root"),
+        ("table-s2", {"root": "."}, "--data"),
+        ("figure-s5", {"root": ".", "epochs": 3}, "takes no --epochs"),
+        ("table-s2", {"root": ".", "data": ["."], "only": ["longterm"]}, "there are: initial features"),
+    ],
+)
+def test_what_is_not_given_or_not_known_is_said(tmp_path, what, given, words):
+    with pytest.raises(PromptError, match=words):
+        reproduce("mask-vos", what, tmp_path / "out", **given)
+
+
+def test_a_root_without_sequences_is_said(tmp_path):
+    with pytest.raises(DatasetError, match="Annotations"):
+        reproduce("mask-vos", "figure-s5", tmp_path / "out", root=tmp_path)
