@@ -102,6 +102,22 @@ def test_the_loss_of_a_batch_falls(
     assert found[-1] < share * found[0]
 
 
+def test_frames_encoded_for_correspondence_serve_the_masks(videos: Path, tmp_path: Path) -> None:
+    common = {**OFF, "masks": 1.0, "pasted": 0.0, "norms": "frozen", "mask_clips": 2}
+    found, calls = [], []
+    for long_term in (0.0, 1.0):
+        made = objective(videos, tmp_path, **common | {"long_term": long_term})
+        made.start_epoch(0, lambda line: None)
+        batch, encode = batch_of(made), made.network.encode
+        count: list[int] = []
+        made.network.encode = lambda image, encode=encode, count=count: (count.append(len(image)), encode(image))[1]  # type: ignore[method-assign]
+        np.random.seed(0)
+        found.append(float(made.loss(batch, 0)[1]["masks"].detach()))
+        calls.append(count)
+    assert calls == [[6], [9, 9]]  # two clips; or the whole batch in two views, and no more for the masks
+    assert found[0] == pytest.approx(found[1], rel=1e-3) and found[0] > 0
+
+
 # --- its terms
 
 

@@ -6,6 +6,7 @@ whatever the number of objects, and has depthwise convolutions. No layer here de
 processes train as one with twice the batch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +34,11 @@ class FrameFeatures:
     """(B, C', H', W') float32, L2-normalised: what is matched on the finer grid, where it is."""
     image: Tensor | None = None
     """(B, 3, H, W) in [0, 1], where the mask encoder looks at the frame itself."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "FrameFeatures":
+        """All that there is, changed."""
+        parts = (self.keys, self.cells, self.fine, self.details, self.image)
+        return FrameFeatures(*(None if one is None else change(one) for one in parts))  # type: ignore[arg-type]
 
     def crop(self, rows: slice, columns: slice) -> "FrameFeatures":
         """The part inside a box given in cells; without that of what is matched, which nothing here needs."""

@@ -191,11 +191,13 @@ class MaskVOSObjective(Objective):
         settings, parts = self.settings, dict[str, Tensor]()
         if settings.norms == "frozen":
             self._freeze_norms()
-        total = torch.zeros((), device=batch["frames"].device)
+        total, encoded = torch.zeros((), device=batch["frames"].device), None
+        if max(settings.long_term, settings.short_term) > 0:
+            encoded = self._encode(to_images(batch["frames"][:, 0]))
         if settings.corresponds:
-            total = total + self._correspondence(batch, parts)
+            total = total + self._correspondence(batch, encoded, parts)
         if settings.masks > 0 and epoch >= settings.masks_from:
-            total = total + settings.masks * self._masks(batch, parts)
+            total = total + settings.masks * self._masks(batch, encoded, parts)
         if not total.requires_grad:
             raise TrainingError("no loss depends on what is trained: with these rates, set long_term and the like to 0")
         return total, parts
@@ -205,17 +207,21 @@ class MaskVOSObjective(Objective):
         if isinstance(self.network.mask_encoder, DeepMaskEncoder):
             self.network.mask_encoder.backbone.eval()
 
+    def _encode(self, images: Tensor) -> list[FrameFeatures]:
+        """Of images (B, T, 3, H, W) those of each time, (B, ...)."""
+        encoded = self.network.encode(images.flatten(0, 1)).map(lambda one: one.unflatten(0, images.shape[:2]))
+        return [encoded.map(lambda one, at=at: one[:, at]) for at in range(images.shape[1])]  # type: ignore[misc]
+
     def _keys(self, images: Tensor) -> Tensor:
         """(B, T, C, h, w) of images (B, T, 3, H, W)."""
-        keys = self.network.encode(images.flatten(0, 1)).keys
-        return torch.unflatten(keys, 0, images.shape[:2])
+        return torch.stack([one.keys for one in self._encode(images)], 1)
 
-    def _correspondence(self, batch: Batch, parts: dict[str, Tensor]) -> Tensor:
+    def _correspondence(self, batch: Batch, encoded: list[FrameFeatures] | None, parts: dict[str, Tensor]) -> Tensor:
         settings, images = self.settings, to_images(batch["frames"][:, 0])
         precise = torch.autocast(images.device.type, enabled=False)  # similarities are divided by 0.05
         total = images.new_zeros(())
-        if max(settings.long_term, settings.short_term) > 0:
-            keys = self._keys(images)
+        if encoded is not None:
+            keys = torch.stack([one.keys for one in encoded], 1)
             with torch.no_grad():
                 second = self._keys(to_images(batch["frames"][:, 1]))
             first, other = (batch["maps"][:, view, 0] for view in (0, 1))
@@ -238,11 +244,14 @@ class MaskVOSObjective(Objective):
             total = total + settings.reconstruction * parts["colour"]
         return total
 
-    def _masks(self, batch: Batch, parts: dict[str, Tensor]) -> Tensor:
+    def _masks(self, batch: Batch, encoded: list[FrameFeatures] | None, parts: dict[str, Tensor]) -> Tensor:
         rng = np.random.default_rng(np.random.randint(1 << 31))  # NumPy's own is seeded by the step
         frames, labels = self._practice(rng, batch)
         rounds = int(rng.integers(self.settings.rounds + 1))
-        shown = self.carry(frames, labels, rounds, rng)
+        features = None
+        if encoded is not None and self.settings.pasted == 0:  # nothing was pasted: these are the frames encoded before
+            features = [encoded[at].map(lambda one: one[: len(frames)]) for at in _shown(len(encoded))]
+        shown = self.carry(frames, labels, rounds, rng, features)
         pairs = [(logits, labels[:, at]) for at, (_, decoded) in enumerate(shown, 1) for logits in decoded]
         parts["masks"] = total = torch.stack(
             [segmentation_loss(*pair, edges=self.settings.edges) for pair in pairs]
@@ -258,9 +267,7 @@ class MaskVOSObjective(Objective):
     def _practice(self, rng: np.random.Generator, batch: Batch) -> tuple[Tensor, Tensor]:
         """Clips of up to three frames (M, T, H, W, 3) with labels (M, T, H, W), on the batch's device."""
         settings = self.settings
-        length = batch["frames"].shape[2]
-        chosen = np.linspace(0, length - 1, min(length, 3)).round().astype(int)
-        clips = batch["frames"][:, 0, chosen].cpu().numpy()
+        clips = batch["frames"][:, 0, _shown(batch["frames"].shape[2])].cpu().numpy()
         videos = batch["video"].tolist()
         made = []
         for one in range(settings.mask_clips or len(clips))[: len(clips)]:
@@ -277,17 +284,21 @@ class MaskVOSObjective(Objective):
         return images, truth
 
     def carry(
-        self, frames: Tensor, labels: Tensor, rounds: int, rng: np.random.Generator | None = None
+        self,
+        frames: Tensor,
+        labels: Tensor,
+        rounds: int,
+        rng: np.random.Generator | None = None,
+        features: list[FrameFeatures] | None = None,
     ) -> list[tuple[Tensor, list[Tensor]]]:
         """Masks of the first frame of clips (M, T, H, W, 3) carried through the others: of each the mask that was
         carried and the logits of each round. The third frame sees the first's masks and those decoded for the second.
 
         Args:
             rng: spoil what is carried and remembered, as the settings say; None leaves it.
+            features: of the frames, where they are encoded already.
         """
-        images = to_images(frames)
-        encoded = self.network.encode(images.flatten(0, 1))
-        features = [_of_frame(encoded, images.shape[:2], at) for at in range(images.shape[1])]
+        features = features or self._encode(to_images(frames))
         first = F.one_hot(labels[:, 0].long(), 1 + OBJECTS).permute(0, 3, 1, 2).float()
         references = [self.network.remember(features[0], first, annotated=True)]
         shown = []
@@ -354,10 +365,9 @@ def overlap(scores: Tensor, labels: Tensor) -> Tensor:
     return inside / ((found > 0) | (labels > 0)).sum().clamp(min=1)
 
 
-def _of_frame(encoded: FrameFeatures, shape: torch.Size, at: int) -> FrameFeatures:
-    """Of features of clips (B * T, ...) those of one frame (B, ...)."""
-    parts = (encoded.keys, encoded.cells, encoded.fine, encoded.details, encoded.image)
-    return FrameFeatures(*(None if one is None else one.unflatten(0, shape)[:, at] for one in parts))  # type: ignore[arg-type]
+def _shown(length: int) -> list[int]:
+    """Which frames of a clip carry masks: three, the first, the middle and the last."""
+    return [round(at) for at in np.linspace(0, length - 1, min(length, 3))]
 
 
 OBJECTIVES["mask-vos"] = MaskVOSObjective
