@@ -57,14 +57,9 @@ def sorted_pair_scores(query: Tensor, keys: list[Tensor], pairs: Tensor, wanted:
     for number, one in enumerate(keys):
         inside = wanted & (pairs >= number * len(one)) & (pairs < (number + 1) * len(one))
         columns = pairs[inside] - number * len(one)
-        if query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64):
-            starts = F.pad(inside.sum(1).cumsum(0), (1, 0))
-            pattern = _csr(starts, columns, query.new_zeros(len(columns)), len(one))
-            scores[inside] = torch.sparse.sampled_addmm(pattern, query, one.t(), beta=0.0).values()
-        else:
-            rows = inside.nonzero()[:, 0]
-            parts = zip(rows.split(CHUNK // query.shape[1]), columns.split(CHUNK // query.shape[1]), strict=True)
-            scores[inside] = torch.cat([(query[row] * one[column]).sum(1) for row, column in parts])
+        rows = inside.nonzero()[:, 0]
+        parts = zip(rows.split(CHUNK // query.shape[1]), columns.split(CHUNK // query.shape[1]), strict=True)
+        scores[inside] = torch.cat([(query[row] * one[column]).sum(1) for row, column in parts])
     return scores
 
 

@@ -76,12 +76,9 @@ def refine(
         if not len(y):
             continue
         rows = query[item].permute(1, 2, 0)[y, x]  # (Q, C)
-        keys = [one[item].permute(1, 2, 0).reshape(h * w, channels) for one in reference]
-        cells, fresh = _candidates(match, item, own, h, w)
+        keys = [one[item].permute(1, 2, 0).reshape(h * w, channels).contiguous() for one in reference]
         with torch.no_grad():
-            scores = sorted_pair_scores(rows.detach(), [one.detach() for one in keys], cells, fresh)
-            best, place = scores.topk(kept, 1)
-            chosen = cells.gather(1, place)
+            chosen, best = _search(match, item, own, rows.detach(), [one.detach() for one in keys], (h, w), kept)
         if with_gradient:
             best = pair_scores(rows, torch.cat(keys), chosen).masked_fill(best == -torch.inf, -torch.inf)
         at = y * width + x
@@ -100,6 +97,19 @@ def near_edges(soft_masks: Tensor, reach: int) -> Tensor:
     side = 2 * reach + 1
     most, least = F.max_pool2d(labels, side, 1, reach), -F.max_pool2d(-labels, side, 1, reach)
     return (most != least)[:, 0]
+
+
+def _search(
+    match: Affinity, item: int, own: Tensor, rows: Tensor, keys: list[Tensor], size: tuple[int, int], kept: int
+) -> tuple[Tensor, Tensor]:
+    """Positions and scores (Q, kept) of the best around the matches of the coarse cells `own`."""
+    if rows.device.type == "cpu" and rows.dtype == torch.float32:
+        from matchcut.matching.compiled_refine import best_around  # late: Numba takes a moment to load
+
+        return best_around(rows, keys, match.indices[item, own], match.weights[item, own].detach(), size, kept)
+    cells, fresh = _candidates(match, item, own, *size)
+    best, place = sorted_pair_scores(rows, keys, cells, fresh).topk(kept, 1)
+    return cells.gather(1, place), best
 
 
 def _candidates(match: Affinity, item: int, own: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,63 @@
+"""The comparison of `matchcut.matching.refine` on the CPU, compiled: candidates are named, compared and sorted as they
+come, none of which is ever stored."""
+
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numba import prange
+from torch import Tensor
+
+from matchcut.matching.compiled import _insert, _kernel, _pointer, addresses_of, as_many_threads_as_torch, bits
+
+
+def best_around(
+    query: Tensor, keys: list[Tensor], pairs: Tensor, weights: Tensor, size: tuple[int, int], top_k: int
+) -> tuple[Tensor, Tensor]:
+    """Positions and scores (Q, top_k), -inf where there are fewer, of the best fine cells around coarse matches.
+
+    Args:
+        query: (Q, C) float32.
+        keys: T of (h * w, C), float32 and contiguous.
+        pairs, weights: (Q, K) the coarse matches; those of weight 0 do not count.
+        size: (h, w) of the fine grid.
+    """
+    best = query.new_full((len(query), top_k), -torch.inf)
+    found = torch.zeros(best.shape, dtype=torch.int64)
+    matches = (bits(pairs.contiguous()), bits(weights.contiguous()))
+    with as_many_threads_as_torch():
+        _around(bits(query.contiguous()), addresses_of(keys), *matches, *size, bits(best), bits(found))
+    return found, best
+
+
+@_kernel
+def _around(
+    query: Any, addresses: Any, pairs: Any, weights: Any, height: int, width: int, best: Any, found: Any
+) -> None:
+    channels = query.shape[1]
+    half = width // 2
+    coarse = (height // 2) * half
+    for q in prange(len(query)):
+        for i in range(pairs.shape[1]):
+            if weights[q, i] == 0:
+                continue
+            frame, cell = divmod(pairs[q, i], coarse)
+            top, left = 2 * (cell // half) - 1, 2 * (cell % half) - 1
+            for row in range(max(top, 0), min(top + 4, height)):
+                for column in range(max(left, 0), min(left + 4, width)):
+                    known = False
+                    for j in range(i):  # a cell around an earlier match was compared with that
+                        other, at = divmod(pairs[q, j], coarse)
+                        if other == frame and weights[q, j] != 0:
+                            down, across = row - 2 * (at // half) + 1, column - 2 * (at % half) + 1
+                            known = known or (0 <= down < 4 and 0 <= across < 4)
+                    if known:
+                        continue
+                    place = row * width + column
+                    key = numba.carray(_pointer(addresses[frame] + place * channels * 4), channels, np.float32)
+                    score = np.float32(0)
+                    for channel in range(channels):
+                        score += query[q, channel] * key[channel]
+                    if score > best[q, -1]:
+                        _insert(best[q], found[q], score, frame * height * width + place)
