@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from matchcut.errors import ShapeError
-from matchcut.matching import Affinity, Match, affinity
+from matchcut.matching import Affinity, Match, affinity, join
 
 MODULE = importlib.import_module("matchcut.matching.search")
 NEAR = 1e-5
@@ -748,3 +748,40 @@ def test_values_that_do_not_lie_on_the_reference_are_refused(shape):
 def test_where_of_another_shape_is_refused(shape):
     with pytest.raises(ShapeError, match="where: "):
         affinity(features(1, 8, 5, 6), features(1, 8, 5, 6, seed=1), where=torch.ones(shape, dtype=torch.bool))
+
+
+# --- joining
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_joined_matches_are_the_match_of_all_references(masked):
+    generator = torch.Generator().manual_seed(3)
+    query, *keys = (F.normalize(torch.randn(2, 16, 6, 7, generator=generator), dim=1) for _ in range(6))
+    where = torch.rand(2, 6, 7, generator=generator) < 0.6 if masked else None
+    radii, how = [None, None, 2.5, 2.5, 2.5], {"top_k": 6, "temperature": 0.07}
+    whole = affinity(query, keys, radius=radii, where=where, **how)
+    parts = [affinity(query, keys[at], radius=radii[at], where=where, **how) for at in (slice(0, 2), slice(2, 5))]
+    joined = join(*parts, **how)
+    assert joined.reference_shape == whole.reference_shape == (5, 6, 7)
+    torch.testing.assert_close(joined.dense(), whole.dense())
+    asked = slice(None) if where is None else where.flatten(1)
+    torch.testing.assert_close(joined.scores[asked], whole.scores[asked])
+
+
+def test_joined_matches_have_the_gradient_of_the_match():
+    generator = torch.Generator().manual_seed(4)
+    maps = [torch.randn(1, 4, 3, 3, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    how = {"top_k": 4, "temperature": 0.7}
+    whole = affinity(maps[0], maps[1:], **how).dense()
+    joined = join(affinity(maps[0], maps[1], **how), affinity(maps[0], maps[2], **how), **how).dense()
+    factors = torch.randn(whole.shape, generator=generator, dtype=torch.float64)
+    expected = torch.autograd.grad((whole * factors).sum(), maps)
+    for one, other in zip(torch.autograd.grad((joined * factors).sum(), maps), expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_matches_of_other_queries_are_not_joined():
+    generator = torch.Generator().manual_seed(5)
+    one, other = (torch.randn(1, 4, 3, side, generator=generator) for side in (3, 4))
+    with pytest.raises(ShapeError, match="join"):
+        join(affinity(one, one), affinity(other, other))

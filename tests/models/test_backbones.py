@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from matchcut.errors import ModelError
-from matchcut.models.backbones import Backbone, fold_batch_norms
+from matchcut.models.backbones import Backbone, _Relu6, fold_batch_norms
 
 FAMILIES = {
     "resnet18": 8,
@@ -108,7 +108,17 @@ def test_images_are_normalised_as_the_weights_want():
         torch.testing.assert_close(backbone(picture(64, 64))[0], expected[0])
 
 
-# --- folding of batch norms
+# --- folding of batch norms, and what else is made faster for inference
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fast_relu6_is_relu6(dtype):
+    values = torch.cat([torch.linspace(-9, 9, 4001), torch.tensor([-0.0, 1e-30, -1e-30, torch.inf, -torch.inf])])
+    values = values.to(dtype)
+    assert torch.equal(_Relu6()(values.clone()), torch.nn.functional.relu6(values))
+    asked = values.clone().requires_grad_()
+    _Relu6()(asked * 1).float().sum().backward()
+    assert torch.equal(asked.grad != 0, (values > 0) & (values < 6))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Matching operators: each takes tensors and returns a `Match`. They need nothing of the rest of the package."""
 
-from matchcut.matching.affinity import Affinity, affinity
+from matchcut.matching.affinity import Affinity, affinity, join
 from matchcut.matching.assignment import ALGORITHM_1, LISTING_1, Assignment, assign, greedy, hungarian
 from matchcut.matching.base import Match
 from matchcut.matching.deform import DeformableConv, DeformableStack, OffsetField, deform, deform_conv2d
@@ -36,6 +36,7 @@ __all__ = [
     "deform_conv2d",
     "greedy",
     "hungarian",
+    "join",
     "long_short_sinkhorn",
     "long_sinkhorn",
     "near_edges",

@@ -28,12 +28,14 @@ class Affinity:
     Attributes:
         indices: (B, Q, K) int64, positions in the flattened reference (T * h * w).
         weights: (B, Q, K), each row sums to 1.
+        scores: (B, Q, K) the similarities, descending; -inf for a reference cell that is none.
         query_shape: (H, W), with Q = H * W.
         reference_shape: (T, h, w).
     """
 
     indices: Tensor
     weights: Tensor
+    scores: Tensor
     query_shape: tuple[int, int]
     reference_shape: tuple[int, int, int]
 
@@ -135,10 +137,10 @@ def affinity(
         raise ShapeError(f"where: expected bool {(batch, height, width)}, got {where.dtype} {tuple(where.shape)}")
     if batch == 0 or height * width == 0:
         empty = query.new_empty(batch, height * width, min(top_k, t * h * w))
-        return Affinity(empty.long(), empty, (height, width), (t, h, w))
+        return Affinity(empty.long(), empty, empty, (height, width), (t, h, w))
     if h * w == 0:
         raise ShapeError("reference: it has no cells")
-    indices, weights = [], []
+    indices, weights, similarities = [], [], []
     for item in range(batch):
         rows = query[item].permute(1, 2, 0).contiguous()  # (H, W, C)
         keys = [one[item].permute(1, 2, 0).contiguous() for one in references]  # T of (h, w, C)
@@ -151,7 +153,34 @@ def affinity(
         indices.append(chosen)
         weight = (scores / temperature).softmax(dim=1)
         weights.append(weight if where is None else weight * where[item].reshape(-1, 1))
-    return Affinity(torch.stack(indices), torch.stack(weights), (height, width), (t, h, w))
+        similarities.append(scores)
+    stacked = torch.stack(indices), torch.stack(weights), torch.stack(similarities)
+    return Affinity(*stacked, (height, width), (t, h, w))
+
+
+def join(first: Affinity, second: Affinity, *, top_k: int = 10, temperature: float = 0.05) -> Affinity:
+    """Two matches of the same query as one: what `affinity` gives for the references of both together.
+
+    Args:
+        first, second: made with at least this `top_k`, the same `where` and references of the same size.
+        top_k, temperature: as of `affinity`.
+
+    Raises:
+        ShapeError: the matches are not of the same query cells, or of references of another size.
+    """
+    if first.indices.shape[:2] != second.indices.shape[:2] or first.reference_shape[1:] != second.reference_shape[1:]:
+        raise ShapeError(
+            f"join: expected matches of one query, got (B, Q) {tuple(first.indices.shape[:2])} and "
+            f"{tuple(second.indices.shape[:2])}, references {first.reference_shape} and {second.reference_shape}"
+        )
+    count, h, w = first.reference_shape
+    scores = torch.cat([first.scores, second.scores], 2)
+    indices = torch.cat([first.indices, second.indices + count * h * w], 2)
+    scores, place = scores.topk(min(top_k, scores.shape[2]), 2)
+    asked = first.weights.sum(2, keepdim=True) > 0
+    weights = (scores / temperature).softmax(2) * asked
+    shape = (count + second.reference_shape[0], h, w)
+    return Affinity(indices.gather(2, place), weights, scores, first.query_shape, shape)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

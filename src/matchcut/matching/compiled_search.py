@@ -58,9 +58,10 @@ def compiled_search(
     return chosen.flatten(0, 1), best.flatten(0, 1)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=2)
 def _scorer(plan: Plan, channels: int, dtype: torch.dtype) -> Scorer:
-    """Kept for the next frame: to get this much memory anew takes as long as to compute what goes there."""
+    """Kept for the next frame: to get this much memory anew takes as long as to compute what goes there. Two, since
+    annotated frames may be searched apart."""
     return Scorer(plan, torch.empty(1, 1, channels, dtype=dtype))
 
 

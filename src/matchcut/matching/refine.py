@@ -67,6 +67,7 @@ def refine(
     kept = min(top_k, match.indices.shape[2] * len(AROUND) ** 2)
     indices = match.indices.new_zeros(batch, height * width, kept)
     weights = query.new_zeros(batch, height * width, kept)
+    scores = query.new_full((batch, height * width, kept), -torch.inf)
     with_gradient = torch.is_grad_enabled() and (query.requires_grad or any(one.requires_grad for one in reference))
     for item in range(batch):
         y, x = where[item].nonzero(as_tuple=True)
@@ -83,8 +84,9 @@ def refine(
             best = pair_scores(rows, torch.cat(keys), chosen).masked_fill(best == -torch.inf, -torch.inf)
         at = y * width + x
         indices[item, at] = chosen
+        scores = scores.index_put((at.new_tensor(item), at), best)
         weights = weights.index_put((at.new_tensor(item), at), (best / temperature).softmax(1))
-    return Affinity(indices, weights, (height, width), (count, h, w))
+    return Affinity(indices, weights, scores, (height, width), (count, h, w))
 
 
 def near_edges(soft_masks: Tensor, reach: int) -> Tensor:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matchcut.errors import ModelError
-from matchcut.matching import Affinity, affinity, near_edges, refine
+from matchcut.matching import Affinity, affinity, join, near_edges, refine
 from matchcut.models.backbones import Backbone
 from matchcut.models.base import Reference
 from matchcut.models.decoders import (
@@ -164,7 +164,12 @@ class MaskVOS(nn.Module):
         Args:
             where: (B, h, w) bool, the cells that are matched; elsewhere all is background. All where None.
         """
-        match = self._match(features, references, where)
+        settings, annotated = self.settings, [one for one in references if one.annotated]
+        context = [one for one in references if not one.annotated]
+        references = [*annotated, *context]
+        # Apart, and then joined, since the decoder asks what the annotated frames alone give.
+        parts = [self._match(features, part, where) for part in (annotated, context) if part]
+        match = parts[0] if len(parts) == 1 else join(*parts, top_k=settings.top_k, temperature=settings.temperature)
         count = references[0].cells.shape[1]
         rows = torch.stack([_rows(one) for one in references], 1)  # (B, T, h * w, C)
         values = rows.flatten(1, 2).transpose(1, 2).unflatten(2, match.reference_shape)
@@ -172,15 +177,14 @@ class MaskVOS(nn.Module):
         known = carried[:, :1].clamp(min=1e-4)
         embedded = (carried[:, 1 + count :] / known).unflatten(1, references[0].embedded.shape[1:3])
         coarse = carried[:, 1 : 1 + count] / known
-        given, annotated = coarse, [one for one in references if one.annotated]
-        if 0 < len(annotated) < len(references):
-            cells = torch.stack([one.cells for one in annotated], 2)
-            given = self._match(features, annotated, where).apply(cells)
-            given = given / given.sum(1, keepdim=True).clamp(min=1e-4)
+        alone = coarse
+        if annotated and context:
+            alone = parts[0].apply(torch.stack([one.cells for one in annotated], 2))
+            alone = alone / alone.sum(1, keepdim=True).clamp(min=1e-4)
         if where is not None:
             coarse[:, 0] = torch.where(where, coarse[:, 0], 1.0)
         large = self._on_finer_grid(features, references, coarse, match)
-        return Carried(coarse, large, given[:, 1:], embedded)
+        return Carried(coarse, large, alone[:, 1:], embedded)
 
     def _match(self, features: FrameFeatures, references: list[MaskReference], where: Tensor | None) -> Affinity:
         settings = self.settings
