@@ -12,7 +12,8 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "matchcut needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -c 'import torch; from matchcut.matching import ALGORITHM_1, affinity, assign; x = torch.ones(1, 32, 4, 4); affinity(x, x); \
+	$(BIN)/python -c 'import torch; from matchcut.matching import ALGORITHM_1, affinity, assign, refine; \
+		x = torch.ones(1, 32, 4, 4); y = torch.ones(1, 32, 8, 8); refine(affinity(x, x), y, [y], y[:, 0] > 0); \
 		c = torch.rand(1, 3, 5, requires_grad=True); [assign(c, **s).matrix.sum().backward() for s in ({}, ALGORITHM_1)]' # compiles
 	@touch $@
 
