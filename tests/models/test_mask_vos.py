@@ -1,12 +1,13 @@
 """Mask-VOS: against label propagation and the algorithm spelt out, by relations, and in the tracker."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from matchcut.errors import ModelError
 from matchcut.matching import near_edges
@@ -74,9 +75,9 @@ def test_blend_one_leaves_the_coarse_mask_and_zero_the_decoders(small):
     features, references = scene(small)
     with torch.no_grad():
         large, rounds = small(features, references, 2)
-        half, _ = small.with_settings(margin=None).segment(features, references)
-        decoded, _ = small.with_settings(margin=None, blend=0.0).segment(features, references)
-        only, _ = small.with_settings(blend=1.0).segment(features, references)
+        _, _, half = small.with_settings(margin=None).segment(features, references)
+        _, _, decoded = small.with_settings(margin=None, blend=0.0).segment(features, references)
+        _, _, only = small.with_settings(blend=1.0).segment(features, references)
     torch.testing.assert_close(only, large)
     torch.testing.assert_close(decoded, rounds[-1].softmax(1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(half, (large + decoded) / 2, rtol=1e-4, atol=1e-5)
@@ -151,8 +152,8 @@ def test_objects_are_treated_alike(small):
     order = torch.tensor([0, 3, 1, 2])
     turned = [small.remember(one.features, one.values[:, order], annotated=one.annotated) for one in references]
     with torch.no_grad():
-        expected, _ = small.segment(features, references)
-        found, _ = small.segment(features, turned)
+        _, _, expected = small.segment(features, references)
+        _, _, found = small.segment(features, turned)
     torch.testing.assert_close(found, expected[:, order], rtol=1e-4, atol=1e-5)
 
 
@@ -162,10 +163,10 @@ def test_a_batch_is_a_loop_over_its_items(small):
     model = small.with_settings(margin=None)
     with torch.no_grad():
         features = model.encode(images)
-        together, _ = model.segment(features, [model.remember(features, given, annotated=True)])
+        _, _, together = model.segment(features, [model.remember(features, given, annotated=True)])
         for index in range(2):
             one = model.encode(images[index : index + 1])
-            alone, _ = model.segment(one, [model.remember(one, given[index : index + 1], annotated=True)])
+            _, _, alone = model.segment(one, [model.remember(one, given[index : index + 1], annotated=True)])
             torch.testing.assert_close(together[index : index + 1], alone, rtol=1e-3, atol=1e-4)
 
 
@@ -173,17 +174,37 @@ def test_a_batch_is_a_loop_over_its_items(small):
 def test_soft_masks_are_probabilities_at_a_quarter(small, objects):
     features, references = scene(small, objects)
     with torch.no_grad():
-        soft, _ = small.segment(features, references)
+        _, _, soft = small.segment(features, references)
     assert soft.shape == (1, 1 + objects, SIZE[0] // 4, SIZE[1] // 4)
     assert soft.min() >= 0
     torch.testing.assert_close(soft.sum(1), torch.ones_like(soft[:, 0]), rtol=1e-4, atol=1e-4)
 
 
+def test_only_edges_are_decoded_and_what_is_remembered_is_what_was_carried(small):
+    small = copy.deepcopy(small)
+    _, references = scene(small, 1)  # several may change each other wherever they are unsure
+    with torch.no_grad():
+        features = small.encode(picture(1))  # the annotated frame, so that there are edges
+        nn.init.normal_(small.decoder.logit.weight, std=3.0)
+        carried = small.read(features, references)
+        remembered, _, shown = small.with_settings(near=None, margin=None, blend=0.0).segment(features, references)
+        everywhere = small.with_settings(near=None, margin=None, blend=0.0, edge=None).segment(features, references)[2]
+    edges = near_edges(F.interpolate(carried.coarse, scale_factor=2, mode="bilinear"), small.settings.edge)
+    assert torch.equal(carried.edges, edges) and 0.05 < edges.float().mean() < 0.95
+    torch.testing.assert_close(remembered, carried.large)
+    changed = (shown - carried.large).abs().amax(1) > 0.01  # further off, `SURE` may move a little
+    assert not changed[~edges].any() and changed[edges].any()
+    assert ((everywhere - carried.large).abs().amax(1) > 0.01)[~edges].any()
+    with torch.no_grad():
+        fed, _, _ = small.with_settings(near=None, margin=None, blend=0.0, feedback=1.0).segment(features, references)
+    torch.testing.assert_close(fed, shown)
+
+
 def test_an_object_is_decoded_in_its_box_as_in_the_whole_frame(small):
     features, references = scene(small)
     with torch.no_grad():
-        whole, _ = small.with_settings(margin=None).segment(features, references)
-        wide, _ = small.with_settings(margin=100).segment(features, references)
+        _, _, whole = small.with_settings(margin=None).segment(features, references)
+        _, _, wide = small.with_settings(margin=100).segment(features, references)
     torch.testing.assert_close(whole, wide)
     soft = torch.zeros(1, 4, 20, 30)
     soft[0, 1, 5:8, 10:12] = 1
@@ -195,7 +216,7 @@ def test_an_object_that_is_nowhere_stays_nowhere(small):
     features, references = scene(small)
     gone = [small.remember(one.features, F.pad(one.values, (0, 0, 0, 0, 0, 1)), annotated=True) for one in references]
     with torch.no_grad():
-        soft, _ = small.segment(features, gone)
+        _, _, soft = small.segment(features, gone)
     assert soft[:, 3].max() < 1e-3
 
 
@@ -232,7 +253,7 @@ def test_objects_are_looked_for_near_where_they_were(small):
 def test_a_reference_is_made_again_from_its_features_and_values(small):
     features, references = scene(small)
     with torch.no_grad():
-        soft, _ = small.segment(features, references)
+        _, _, soft = small.segment(features, references)
         kept = small.remember(features, soft)
         again = small.remember(features, kept.values.clone())
     assert torch.equal(kept.values, soft) and torch.equal(again.values, soft)
@@ -259,7 +280,7 @@ def test_the_tracker_drives_it(small):
 @pytest.mark.parametrize("form", ["small", "resnet18"])
 def test_every_parameter_learns(form):
     torch.manual_seed(0)
-    model = build_mask_vos(replace(FORMS[form], value=8, widths=(16, 8)))
+    model = build_mask_vos(replace(FORMS[form], value=8, widths=(16, 8)), MaskVOSSettings(edge=None))
     features = [model.encode(picture(seed, (64, 64))) for seed in (1, 2)]
     given = masks(2, (64, 64))
     coarse, rounds = model(features[1], [model.remember(features[0], given, annotated=True)])
@@ -300,9 +321,9 @@ def test_the_papers_mask_encoder_sees_frame_and_masks():
         first = model.remember(features, masks(2))
         other = model.remember(replace(features, image=picture(9)), masks(2))
         swapped = model.remember(features, masks(2)[:, [0, 2, 1]])
-        soft, _ = model.segment(features, [first])
-        whole, _ = model.with_settings(margin=100).segment(features, [first])
-        everywhere, _ = model.with_settings(margin=None).segment(features, [first])
+        _, _, soft = model.segment(features, [first])
+        _, _, whole = model.with_settings(margin=100).segment(features, [first])
+        _, _, everywhere = model.with_settings(margin=None).segment(features, [first])
     assert first.embedded.shape == (1, 2, 16, SIZE[0] // 8, SIZE[1] // 8)
     assert not torch.allclose(first.embedded, other.embedded, atol=1e-3)
     torch.testing.assert_close(swapped.embedded, first.embedded[:, [1, 0]], rtol=1e-3, atol=1e-4)
@@ -324,7 +345,7 @@ def test_odd_sizes_vision_transformers_and_half_precision():
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         features = model.encode(picture(0, (72, 56)))
     with torch.inference_mode():
-        soft, _ = model.segment(features, [model.remember(features, masks(1, (72, 56)), annotated=True)])
+        _, _, soft = model.segment(features, [model.remember(features, masks(1, (72, 56)), annotated=True)])
     assert soft.shape == (1, 2, 18, 14) and soft.dtype == torch.float32
     assert features.keys.dtype == torch.float32 and features.cells.dtype == torch.bfloat16
 
@@ -357,7 +378,7 @@ def test_edges_are_matched_on_the_finer_grid_and_the_rest_is_enlarged(small):
     with torch.no_grad():
         features = small.encode(image)
         reference = small.remember(features, given, annotated=True)
-        fine = small.with_settings(top_k=1).read(features, [reference]).large
+        fine = small.with_settings(top_k=1, finer=1.0).read(features, [reference]).large
         coarse = small.with_settings(top_k=1, edge=None).read(features, [reference]).large
     # A frame matched to itself: where it was matched anew, nothing is lost.
     near = near_edges(coarse, small.settings.edge)

@@ -118,6 +118,23 @@ def test_frames_encoded_for_correspondence_serve_the_masks(videos: Path, tmp_pat
     assert found[0] == pytest.approx(found[1], rel=1e-3) and found[0] > 0
 
 
+def test_there_and_back_decodes_the_first_frame_from_the_last_alone(videos: Path, tmp_path: Path) -> None:
+    made = objective(videos, tmp_path, **{**OFF, "masks": 1.0, "there_and_back": 1.0})
+    batch = batch_of(made)
+    frames, labels = made._there_and_back(np.random.default_rng(0), batch)
+    assert torch.equal(frames, batch["frames"][:, 0, [0, -1, 0]])
+    assert labels.shape == frames.shape[:4] and (labels == labels[:, :1]).all()
+    assert all(0.01 < float((one > 0).float().mean()) < 0.7 for one in labels[:, 0])
+    seen = []
+    read = made.network.read
+    made.network.read = lambda features, references: (
+        seen.append([one.annotated for one in references]),
+        read(features, references),
+    )[1]  # type: ignore[method-assign]
+    (_, nothing), (_, decoded) = made.carry(frames, labels, 1, forget=True)
+    assert seen == [[True], [False]] and nothing == [] and len(decoded) == 1
+
+
 # --- its terms
 
 
@@ -133,8 +150,9 @@ def test_frames_encoded_for_correspondence_serve_the_masks(videos: Path, tmp_pat
             {"long_term": 1.0, "short_term": 2.0, "masks": 0.5, "spoil": 1.0},
             {"long", "cross", "short", "masks", "iou", "iou_carried"},
         ),
+        ({"masks": 1.0, "overlap": 0.5, "there_and_back": 1.0}, {"masks", "overlap", "iou", "iou_carried"}),
     ],
-    ids=range(6),  # a set is written in another order by each process
+    ids=range(7),  # a set is written in another order by each process
 )
 def test_each_term_stands_alone_and_the_loss_is_their_weighted_sum(
     videos: Path, tmp_path: Path, settings: dict[str, float], parts: set[str]
@@ -308,7 +326,7 @@ def test_the_recipes_are_valid(name: str) -> None:
     ("settings", "changes", "message"),
     [
         ({"form": "smal"}, {}, "unknown form 'smal'"),
-        ({"pasted": 1.5}, {}, "pasted 1.5, spoil 0.0: expected shares"),
+        ({"pasted": 1.5}, {}, "pasted 1.5: expected a share"),
         ({"long_term": 0.0, "masks_from": 3}, {}, "nothing would be trained at first"),
         ({"clusters": "kmeans"}, {}, 'expected "k-means" or "transport"'),
         ({}, {"data": ClipConfig(views=1)}, "need clips of data.views = 2"),

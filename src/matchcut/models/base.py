@@ -56,5 +56,8 @@ class GuidedModel(Protocol):
         """What the memory keeps of a frame. `soft_masks` may have any resolution; values that a reference already
         holds are kept as they are, so that a run that was stopped goes on unchanged."""
 
-    def segment(self, features: Any, references: list[Reference], carry: Any = None) -> tuple[Tensor, Any]:
-        """Soft masks of a frame, from references that all hold the same objects; and what to hand to the next call."""
+    def segment(
+        self, features: Any, references: list[Reference], carry: Any = None
+    ) -> tuple[Tensor, Any, *tuple[Tensor, ...]]:
+        """Soft masks of a frame, from references that all hold the same objects; and what to hand to the next call. A
+        third value are the soft masks to be shown, where these are not those to be remembered."""

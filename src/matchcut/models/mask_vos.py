@@ -63,6 +63,8 @@ class Carried(NamedTuple):
     """(B, N, h, w) the objects' masks that the annotated references alone give."""
     embedded: Tensor
     """(B, N, V, h, w) values of the mask encoder."""
+    edges: Tensor
+    """(B, H', W') bool, where masks have their edges: what was matched on the finer grid, and what is decoded."""
 
 
 class MaskVOS(nn.Module):
@@ -183,8 +185,12 @@ class MaskVOS(nn.Module):
             alone = alone / alone.sum(1, keepdim=True).clamp(min=1e-4)
         if where is not None:
             coarse[:, 0] = torch.where(where, coarse[:, 0], 1.0)
-        large = self._on_finer_grid(features, references, coarse, match)
-        return Carried(coarse, large, alone[:, 1:], embedded)
+        large = enlarge(coarse, features.fine.shape[2:])
+        edges = torch.ones_like(large[:, 0], dtype=torch.bool)
+        if settings.edge is not None and count > 1:
+            edges = near_edges(large, settings.edge)
+            large = self._matched_finer(features, references, large, match, edges)
+        return Carried(coarse, large, alone[:, 1:], embedded, edges)
 
     def _match(self, features: FrameFeatures, references: list[MaskReference], where: Tensor | None) -> Affinity:
         settings = self.settings
@@ -197,38 +203,43 @@ class MaskVOS(nn.Module):
             where=where,
         )
 
-    def _on_finer_grid(
-        self, features: FrameFeatures, references: list[MaskReference], coarse: Tensor, match: Affinity
+    def _matched_finer(
+        self,
+        features: FrameFeatures,
+        references: list[MaskReference],
+        large: Tensor,
+        match: Affinity,
+        edges: Tensor,
     ) -> Tensor:
-        """The coarse masks (B, 1 + N, h, w) enlarged to (B, 1 + N, H', W'), the edges matched anew where they are."""
+        """The enlarged masks (B, 1 + N, H', W') with their edges matched anew on the finer grid."""
         settings = self.settings
-        large = enlarge(coarse, features.fine.shape[2:])
-        if settings.edge is None or features.details is None or coarse.shape[1] == 1:
+        if features.details is None:
             return large
         details = [one.features.details for one in references if one.features.details is not None]
-        edges = near_edges(large, settings.edge)
         refined = refine(
             match, features.details, details, edges, top_k=settings.top_k, temperature=settings.temperature
         )
         found = refined.apply(torch.stack([one.values for one in references], 2))
         known = found.sum(1, keepdim=True)
-        return torch.where(known > 0.5, found / known.clamp(min=0.5), large)
+        mixed = settings.finer * found / known.clamp(min=0.5) + (1 - settings.finer) * large
+        return torch.where(known > 0.5, mixed, large)
 
     def decode(self, features: FrameFeatures, carried: Carried, soft_masks: Tensor, *, encoded: bool = True) -> Tensor:
         """One round: logits (B, N, H', W') of each object on its own, from what was carried and the masks
         (B, 1 + N, H', W') of the round before. Round 0 does without the mask encoder (`encoded` False)."""
-        return self._decode(features, carried.embedded, self._masks(soft_masks, carried.given), encoded)
+        masks = self._masks(soft_masks, carried.given)
+        return self._decode(features, carried.embedded, masks, carried.edges, encoded)
 
     def _masks(self, soft_masks: Tensor, given: Tensor) -> Tensor:
         return mask_channels(soft_masks, enlarge(given, soft_masks.shape[2:]))
 
-    def _decode(self, features: FrameFeatures, embedded: Tensor, masks: Tensor, encoded: bool) -> Tensor:
+    def _decode(self, features: FrameFeatures, embedded: Tensor, masks: Tensor, edges: Tensor, encoded: bool) -> Tensor:
         own = self.mask_encoder(features, masks) if encoded else embedded
         logits: Tensor = self.decoder(features, embedded, own)
         if not self.form.residual:
             return logits.float()
         # Half: by odds, `aggregate` doubles the logit of a single object.
-        return logits.float() + masks[:, :, 0].float().clamp(SURE, 1 - SURE).logit() / 2
+        return logits.float() * edges[:, None] + masks[:, :, 0].float().clamp(SURE, 1 - SURE).logit() / 2
 
     def forward(
         self, features: FrameFeatures, references: list[MaskReference], rounds: int | None = None
@@ -248,21 +259,20 @@ class MaskVOS(nn.Module):
 
     def segment(
         self, features: FrameFeatures, references: list[MaskReference], carry: Any = None
-    ) -> tuple[Tensor, Any]:
-        """Soft masks (B, 1 + N, H', W') of a frame on the finer grid."""
+    ) -> tuple[Tensor, Any, Tensor]:
+        """Soft masks (B, 1 + N, H', W') of a frame on the finer grid: to be remembered, and to be shown."""
         settings = self.settings
         where = near_objects([(one.cells, one.annotated) for one in references], settings.near)
         carried = self.read(features, references, where)
         large = carried.large
-        if settings.blend == 1 or large.shape[1] == 1:
-            return large, carry
+        if max(1 - settings.blend, settings.feedback) == 0 or large.shape[1] == 1:
+            return large, carry, large
         boxes = boxes_of(carried.coarse, settings.margin)
-        soft = large
+        decoded = large
         with _as_encoded(features):
             for _ in range(max(1, settings.rounds)):
-                soft = aggregate(self._decode_boxes(features, carried, soft, boxes)).softmax(1)
-        weight = settings.blend * large.sum(1, keepdim=True)  # of what is known at all
-        return (settings.blend * large + (1 - settings.blend) * soft) / (weight + 1 - settings.blend), carry
+                decoded = aggregate(self._decode_boxes(features, carried, decoded, boxes)).softmax(1)
+        return _mixed(large, decoded, settings.feedback), carry, _mixed(large, decoded, 1 - settings.blend)
 
     def _decode_boxes(
         self, features: FrameFeatures, carried: Carried, soft: Tensor, boxes: list[tuple[slice, slice] | None]
@@ -275,7 +285,8 @@ class MaskVOS(nn.Module):
             inside, one = features.crop(*box), slice(index, index + 1)
             part = carried.embedded[(slice(None), one, slice(None), *box)]
             mask = masks[(slice(None), one, slice(None), *finer(box))]
-            logits[(slice(None), one, *finer(box))] = self._decode(inside, part, mask, self.settings.rounds > 0)
+            edges = carried.edges[(slice(None), *finer(box))]
+            logits[(slice(None), one, *finer(box))] = self._decode(inside, part, mask, edges, self.settings.rounds > 0)
         return logits
 
 
@@ -299,6 +310,15 @@ def build_mask_vos(
     if form.mask_encoder is not None:
         mask_backbone = Backbone(form.mask_encoder, (3,), form.grid, pretrained)
     return MaskVOS(backbone, form, settings, mask_backbone)
+
+
+def _mixed(carried: Tensor, decoded: Tensor, share: float) -> Tensor:
+    """Soft masks (B, 1 + N, h, w) of which the decoded ones have a share, and more where less is known (masks that sum
+    to less than 1)."""
+    if share == 0:
+        return carried
+    known = (1 - share) * carried.sum(1, keepdim=True)
+    return ((1 - share) * carried + share * decoded) / (known + share)
 
 
 def mask_channels(soft_masks: Tensor, given: Tensor | None = None) -> Tensor:

@@ -70,15 +70,23 @@ class MaskVOSSettings:
     near: int | None = 11
     """As in label propagation: cells further than this from where an object was are background without a look."""
     edge: int | None = 5
-    """Fine cells so near to an edge of the coarse mask are matched on the finer grid; None: none."""
+    """Fine cells so near to an edge of the coarse mask are matched on the finer grid, and they alone are decoded; None
+    decodes all, and matches none."""
+    finer: float = 0.75
+    """Share of what is matched on the finer grid at edges; the rest is the coarse mask, which drifts less."""
     rounds: int = 2
     """Rounds of refinement, R; 0 decodes what was carried."""
     blend: float = 0.5
-    """Weight of the coarse mask in the final probability; 1 leaves the decoder out."""
+    """Weight of what was carried in the mask that is shown; 1 leaves the decoder out."""
+    feedback: float = 0.0
+    """Weight of what was decoded in the mask that is remembered; with 0 no mistake of the decoder can grow."""
     margin: int | None = 4
     """An object is decoded in the box of where the coarse mask has it and so many cells around; None: everywhere."""
     enlarge: Literal["linear", "cubic"] = "cubic"
 
     def __post_init__(self) -> None:
-        if self.rounds < 0 or not 0 <= self.blend <= 1:
-            raise ValueError(f"expected rounds >= 0 and blend in [0, 1], got {self.rounds} and {self.blend}")
+        shares = (self.blend, self.feedback, self.finer)
+        if self.rounds < 0 or not all(0 <= one <= 1 for one in shares):
+            raise ValueError(
+                f"expected rounds >= 0 and blend, feedback and finer in [0, 1], got {self.rounds} and {shares}"
+            )

@@ -254,10 +254,11 @@ class Tracker:
         started = perf_counter()
         uses = reference_frames(index, chain, annotated, self.policy)
         with torch.inference_mode():
-            soft, memory.carry = self.model.segment(features, [memory.references[use] for use in uses], memory.carry)
+            references = [memory.references[use] for use in uses]
+            soft, memory.carry, *other = self.model.segment(features, references, memory.carry)
             memory.references[Use(index, False)] = self.model.remember(features, soft)
         memory.keep([*reference_frames(index + chain.step, chain, annotated, self.policy), Use(index, False)])
-        shown: NDArray[np.float32] = soft[0].float().cpu().numpy()
+        shown: NDArray[np.float32] = (other[0] if other else soft)[0].float().cpu().numpy()
         self._count("match", started)
         return shown
 

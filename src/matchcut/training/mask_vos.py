@@ -20,6 +20,7 @@ from torch import Tensor
 
 from matchcut.data.clips import ClipConfig, Clips
 from matchcut.data.footage import FrameReader, find_videos
+from matchcut.data.pasting import region
 from matchcut.errors import TrainingError
 from matchcut.models.decoders import DeepMaskEncoder, FrameFeatures
 from matchcut.models.mask_vos import MaskVOS, build_mask_vos
@@ -35,7 +36,7 @@ from matchcut.training.losses import (
     short_term_loss,
 )
 from matchcut.training.objectives import OBJECTIVES, Batch, Losses, Objective, Say
-from matchcut.training.practice import OBJECTS, clip_clusters, cluster_video, pasted_clip, spoil
+from matchcut.training.practice import OBJECTS, clip_clusters, cluster_video, fade, pasted_clip, spoil
 from matchcut.training.pseudo_masks import Clusters, draw_sheet
 from matchcut.training.views import grid_between, to_images
 from matchcut.video.overlay import draw_overlay
@@ -85,9 +86,12 @@ class MaskVOSTraining:
     """Move pseudo masks to the edges of the picture."""
     rounds: int = 2
     """Rounds of refinement trained at most."""
+    there_and_back: float = 0.0
+    """Share of steps in which a region of a frame is carried to the last frame and back, and only then decoded: what
+    real motion leaves of it, with a truth that needs no label."""
     spoil: float = 0.0
     """Share of steps in which the masks remembered of the second frame are spoilt, as those of a long video are in the
-    end, and, drawn on their own, in which those are that the annotated frame alone gives."""
+    end, and, drawn on their own, in which those are, or fade, that the annotated frame alone gives."""
 
     def __post_init__(self) -> None:
         if (
@@ -107,8 +111,10 @@ class MaskVOSTraining:
             raise ValueError(f"unknown form {self.form!r}; there are {', '.join(FORMS)}")
         if min(self.masks_from, self.mask_clips, self.rounds) < 0 or self.masks_every < 1 or self.count < 2:
             raise ValueError("masks_from, mask_clips and rounds must be 0 or more, masks_every 1, count 2 or more")
-        if not (0 <= self.pasted <= 1 and 0 <= self.spoil <= 1):
-            raise ValueError(f"pasted {self.pasted}, spoil {self.spoil}: expected shares from 0 to 1")
+        shares = {"pasted": self.pasted, "spoil": self.spoil, "there_and_back": self.there_and_back}
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} {share}: expected a share from 0 to 1")
         if not self.corresponds and (self.masks == 0 or self.masks_from > 0):
             raise ValueError("nothing would be trained at first: all terms of correspondence are 0; masks_from must be")
 
@@ -246,12 +252,13 @@ class MaskVOSObjective(Objective):
 
     def _masks(self, batch: Batch, encoded: list[FrameFeatures] | None, parts: dict[str, Tensor]) -> Tensor:
         rng = np.random.default_rng(np.random.randint(1 << 31))  # NumPy's own is seeded by the step
-        frames, labels = self._practice(rng, batch)
+        back = rng.random() < self.settings.there_and_back
+        frames, labels = (self._there_and_back if back else self._practice)(rng, batch)
         rounds = int(rng.integers(self.settings.rounds + 1))
         features = None
-        if encoded is not None and self.settings.pasted == 0:  # nothing was pasted: these are the frames encoded before
+        if encoded is not None and self.settings.pasted == 0 and not back:  # these are the frames encoded before
             features = [encoded[at].map(lambda one: one[: len(frames)]) for at in _shown(len(encoded))]
-        shown = self.carry(frames, labels, rounds, rng, features)
+        shown = self.carry(frames, labels, rounds, rng, features, forget=back)
         pairs = [(logits, labels[:, at]) for at, (_, decoded) in enumerate(shown, 1) for logits in decoded]
         parts["masks"] = total = torch.stack(
             [segmentation_loss(*pair, edges=self.settings.edges) for pair in pairs]
@@ -283,6 +290,19 @@ class MaskVOSObjective(Objective):
         images, truth = (torch.from_numpy(np.stack(part)).to(device) for part in zip(*made, strict=True))
         return images, truth
 
+    def _there_and_back(self, rng: np.random.Generator, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The first frame of each clip, the last, and the first again (M, 3, H, W, 3), with one or two regions of the
+        first (M, 3, H, W)."""
+        count = self.settings.mask_clips or len(batch["frames"])
+        images = batch["frames"][:count, 0, [0, -1, 0]]
+        drawn = []
+        for frame in images[:, 0].cpu().numpy():
+            labels = np.zeros(frame.shape[:2], np.uint8)
+            for number in range(1, 1 + int(rng.integers(1, OBJECTS + 1))):
+                labels[region(rng, frame)] = number
+            drawn.append(labels)
+        return images, torch.from_numpy(np.stack(drawn)).to(images.device)[:, None].expand(-1, 3, -1, -1)
+
     def carry(
         self,
         frames: Tensor,
@@ -290,28 +310,33 @@ class MaskVOSObjective(Objective):
         rounds: int,
         rng: np.random.Generator | None = None,
         features: list[FrameFeatures] | None = None,
+        forget: bool = False,
     ) -> list[tuple[Tensor, list[Tensor]]]:
         """Masks of the first frame of clips (M, T, H, W, 3) carried through the others: of each the mask that was
-        carried and the logits of each round. The third frame sees the first's masks and those decoded for the second.
+        carried and the logits of each round. The third frame sees the first's masks and those carried to the second.
 
         Args:
             rng: spoil what is carried and remembered, as the settings say; None leaves it.
             features: of the frames, where they are encoded already.
+            forget: each frame sees only the one before, and only the last is decoded.
         """
         features = features or self._encode(to_images(frames))
         first = F.one_hot(labels[:, 0].long(), 1 + OBJECTS).permute(0, 3, 1, 2).float()
         references = [self.network.remember(features[0], first, annotated=True)]
-        shown = []
+        shown: list[tuple[Tensor, list[Tensor]]] = []
         for one in features[1:]:
             carried = self.network.read(one, references)
             if rng is not None and rng.random() < self.settings.spoil:
-                carried = carried._replace(given=spoil(rng, carried.given))
-            shown.append((carried.large, self.network.decode_rounds(one, carried, rounds)))
-            if len(shown) < len(features) - 1:
-                soft = shown[-1][1][-1].softmax(1).detach()
+                carried = carried._replace(given=(spoil if rng.random() < 0.5 else fade)(rng, carried.given))
+            last = len(shown) == len(features) - 2
+            shown.append(
+                (carried.large, self.network.decode_rounds(one, carried, rounds) if last or not forget else [])
+            )
+            if not last:
+                soft = carried.large.detach()
                 if rng is not None and rng.random() < self.settings.spoil:
                     soft = spoil(rng, soft)
-                references.append(self.network.remember(one, soft))
+                references = [*([] if forget else references), self.network.remember(one, soft)]
         return shown
 
     # --- pictures

@@ -107,6 +107,13 @@ def spoil(rng: np.random.Generator, soft_masks: Tensor, most: float = 0.04) -> T
     return F.grid_sample(soft_masks, where, padding_mode="border", align_corners=False)
 
 
+def fade(rng: np.random.Generator, soft_masks: Tensor) -> Tensor:
+    """Soft masks (B, C, h, w) of which parts are gone, as of an object that no longer looks as it was annotated."""
+    field = torch.from_numpy(rng.uniform(-1.5, 1.5, (len(soft_masks), 1, 4, 4))).to(soft_masks)
+    size = (soft_masks.shape[2], soft_masks.shape[3])
+    return soft_masks * F.interpolate(field, size=size, mode="bicubic", align_corners=False).clamp(0, 1)
+
+
 @torch.no_grad()
 def deep_keys(backbone: nn.Module, frames: Frames) -> Tensor:
     """(T, C, h, w) the deepest features of frames (T, H, W, 3), L2-normalised; float32."""
