@@ -124,3 +124,11 @@ class CarryModel(ColourModel):
         soft, _ = super().segment(features, references)
         blended = soft if carry is None else 0.7 * soft + 0.3 * carry
         return blended, blended
+
+
+class SwapModel(ColourModel):
+    """Shows objects 1 and 2 in each other's place, and remembers them as they are."""
+
+    def segment(self, features, references, carry=None):
+        soft, carry = super().segment(features, references, carry)
+        return soft, carry, soft[:, [0, 2, 1]]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenes import FIVE, SIZE, CarryModel, ColourModel, Policy, film, iou, lossless, low, right, scene
+from scenes import FIVE, SIZE, CarryModel, ColourModel, Policy, SwapModel, film, iou, lossless, low, right, scene
 
 from matchcut.errors import MaskError, ModelError, OutputError
 from matchcut.models.base import GuidedModel, MemoryPolicy
@@ -73,6 +73,15 @@ def test_the_model_need_not_know_the_package(clip):
     Tracker(model, device="cpu").fill(timeline, lambda done, total: steps.append((done, total)))
     assert steps == [(done, COUNT - 1) for done in range(1, COUNT)]
     assert model.segmented == COUNT - 1 and model.encoded == COUNT  # features once a frame
+
+
+def test_what_is_shown_may_be_other_than_what_is_remembered(clip, tmp_path, often):
+    video, truth = clip
+    plain, swapped = (tracked(video, {0: truth[0]}, model()) for model in (ColourModel, SwapModel))
+    for frame in range(1, COUNT):
+        np.testing.assert_array_equal(swapped.labels(frame), np.array([0, 2, 1])[plain.labels(frame)])
+    broken, _ = interrupted(video, tmp_path / "masks", {0: truth[0]}, 9, SwapModel)
+    assert_same(broken, swapped)
 
 
 def test_each_frame_has_a_confidence_of_each_object(clip):
