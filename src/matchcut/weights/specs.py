@@ -67,7 +67,7 @@ WEIGHTS: dict[str, Weights] = {
         origin="recipes/mask_vos.toml on DAVIS and five clips, see docs/mask_vos.md; the backbone as above",
         package="matchcut",
         file="weights/files/mask_vos_small.safetensors",
-        sha256="0e44ae1affe8a64d540dac3c5342c488fbfeec4be33a2c1281b9c5b40884c5a8",
+        sha256="ed805bcf52dc9129f0b89713026f143b1ab152f4543cdab6ec822fb8d8a87c59",
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
     ),
