@@ -23,9 +23,12 @@ from typing import Any
 
 from common import in_subprocess, machine, peak_gib, sequence, table
 
-OURS: dict[str, tuple[str | None, bool, int]] = {  # preset, whether with a random ResNet-18, objects
+OURS: dict[str, tuple[str | None, bool, int]] = {  # model or preset, whether with a random ResNet-18, objects
     "default": (None, False, 1),
     "default-5": (None, False, 5),
+    "rounds-2": (None, False, 1),
+    "rounds-2-5": (None, False, 5),
+    "label-propagation": ("label-propagation", False, 1),
     "crw": ("crw", False, 1),
     "dino": ("dino", False, 1),
     "vfs": ("vfs", False, 1),
@@ -37,6 +40,8 @@ SLOW = {"crw-dense": "crw-resnet18", "sam2": "default", "sam2-bf16": "default"}
 WHAT = {
     "default": "matchcut, default",
     "default-5": "matchcut, default, 5 objects",
+    "rounds-2": "matchcut, default, R = 2",
+    "rounds-2-5": "matchcut, default, R = 2, 5 objects",
     "crw-resnet18": "matchcut, crw preset, ResNet-18",
     "crw-dense": "plain dense CRW, ResNet-18",
     "sam2": "Sam2VideoModel tiny, float32",
@@ -103,7 +108,7 @@ def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
     else:
         preset, random, objects = OURS[row]
         labels = stripes(labels, objects)
-        run, precision = matchcut_run(preset, random)
+        run, precision = matchcut_run(preset, random, rounds=2 if row.startswith("rounds-2") else None)
     times: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
@@ -133,14 +138,16 @@ def stripes(labels: Any, count: int) -> Any:
     return result
 
 
-def matchcut_run(preset: str | None, random: bool) -> tuple[Callable[..., None], str]:
+def matchcut_run(preset: str | None, random: bool, rounds: int | None) -> tuple[Callable[..., None], str]:
     """As `matchcut track` does it: what runs, and the precision of its features."""
     from instead import random_resnet18
     from matchcut import Tracker, api
     from matchcut.models.label_propagation import LabelPropagation
     from matchcut.tracking.outputs import Outputs
 
-    model = api.load_model(preset=preset)
+    model = api.load_model(preset) if preset == "label-propagation" else api.load_model(preset=preset)
+    if rounds is not None:
+        model = model.with_settings(rounds=rounds)
     if random:
         model = LabelPropagation(random_resnet18(), preset or "crw")
     tracker = Tracker(model, device="cpu")

@@ -74,8 +74,8 @@ class MaskVOSSettings:
     decodes all, and matches none."""
     finer: float = 0.75
     """Share of what is matched on the finer grid at edges; the rest is the coarse mask, which drifts less."""
-    rounds: int = 2
-    """Rounds of refinement, R; 0 decodes what was carried."""
+    rounds: int = 1
+    """Rounds of refinement, R; 0 decodes what was carried. The paper has 2."""
     blend: float = 0.5
     """Weight of what was carried in the mask that is shown; 1 leaves the decoder out."""
     feedback: float = 0.0
