@@ -9,6 +9,7 @@ from PIL import Image
 from matchcut.errors import DatasetError, PromptError
 from matchcut.masks import write_mask
 from matchcut.reproduce import reproduce
+from matchcut.reproduce.mask_vos import PAPER_S1
 
 SIZE = (64, 96)
 
@@ -95,3 +96,19 @@ def test_what_is_not_given_or_not_known_is_said(tmp_path, what, given, words):
 def test_a_root_without_sequences_is_said(tmp_path):
     with pytest.raises(DatasetError, match="Annotations"):
         reproduce("mask-vos", "figure-s5", tmp_path / "out", root=tmp_path)
+
+
+def test_table_s1_scores_body_parts_beside_label_propagation(root, tmp_path):
+    place = tmp_path / "vip"
+    for folder in ("lists", "Images/videos1", "Annotations/Category_ids/videos1"):
+        (place / folder).mkdir(parents=True)
+    (place / "lists" / "val_videos.txt").write_text("videos1\n")
+    for at in range(4):
+        name = f"{25 * at + 1:012d}"
+        Image.open(root / "JPEGImages/walk" / f"{at:05d}.jpg").save(place / "Images/videos1" / f"{name}.jpg")
+        labels = np.array(Image.open(root / "Annotations/walk" / f"{at:05d}.png")) // 255
+        write_mask(place / "Annotations/Category_ids/videos1" / f"{name}.png", 4 * labels)
+    (path,) = reproduce("mask-vos", "table-s1", tmp_path / "out", say=lambda line: None, root=place)
+    rows = {row["method"]: float(row["mIoU"]) for row in table(path)}
+    assert list(rows) == ["label propagation", "Mask-VOS, matched", "Mask-VOS, decoded", *PAPER_S1]
+    assert all(value > 70 for name, value in rows.items() if name not in PAPER_S1)
