@@ -74,7 +74,7 @@ def test_it_starts_as_label_propagation_with_the_same_features(small):
 def test_blend_one_leaves_the_coarse_mask_and_zero_the_decoders(small):
     features, references = scene(small)
     with torch.no_grad():
-        large, rounds = small(features, references, 2)
+        large, rounds = small(features, references)
         _, _, half = small.with_settings(margin=None).segment(features, references)
         _, _, decoded = small.with_settings(margin=None, blend=0.0).segment(features, references)
         _, _, only = small.with_settings(blend=1.0).segment(features, references)
@@ -96,7 +96,7 @@ def anew(model: MaskVOS) -> MaskVOS:
 def test_it_starts_with_the_coarse_mask(small):
     features, references = scene(small, 1)
     with torch.no_grad():
-        large, rounds = small(features, references, 2)
+        large, rounds = small(features, references)
     torch.testing.assert_close(rounds[-1].softmax(1), large, rtol=0, atol=0.03)
     assert not torch.allclose(anew(small)(features, references, 2)[1][-1].softmax(1), large, atol=0.1)
 
