@@ -1,5 +1,6 @@
 """Models evaluated with the real command on small layouts of the benchmarks: squares that walk over noise."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -277,8 +278,12 @@ def until(count, folder, process):
 
 
 def children(process):
-    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [one for one in found if "spawn_main" in Path(f"/proc/{one}/cmdline").read_text()]
+    found = []
+    with contextlib.suppress(OSError):  # one that has just ended
+        for one in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+            if "spawn_main" in Path(f"/proc/{one}/cmdline").read_text():
+                found.append(one)
+    return found
 
 
 def gone(ids, seconds=20):
@@ -321,9 +326,9 @@ def test_killed_and_stopped_it_goes_on_to_the_very_same_masks(run, long, tmp_pat
     for end in (signal.SIGKILL, signal.SIGINT):
         shutil.rmtree(out / "masks/ant")  # so that there are two sequences to be done
         with start(*words, "--resume", "--processes", "2", start_new_session=True) as process:
+            while process.poll() is None and len(workers := children(process)) < 2:
+                time.sleep(0.01)
             until(3, out / "masks/ant", process)
-            workers = children(process)
-            assert len(workers) == 2
             process.send_signal(end)
             said = process.communicate()[1]
         assert gone(workers), "a process is left"
