@@ -3,9 +3,10 @@
 Li et al., "Unified Mask Embedding and Correspondence Learning for Self-Supervised Video Segmentation", CVPR 2023,
 Algorithm S1: keys are matched (Eq. 6) by our windowed top-k affinity; values of the mask encoder (Eq. 7) and soft masks
 (Eq. 8) are carried over the match; R rounds encode the frame with its mask of the round before and decode (Eq. 9).
-Relative to the paper: the decoder corrects the mask it is given (`residual`); the final probability is the mean of the
-decoder's and the coarse one, as in the public code; the decoder also sees res4, and the mask encoder all other objects
-and what the annotated frames alone say; edges of the coarse mask are matched anew on the finer grid.
+Relative to the paper: the decoder corrects the mask it is given (`residual`), near its edges alone; the final
+probability is the mean of the decoder's and the carried one, as in the public code, but only the carried one is
+remembered; the decoder also sees res4, and the mask encoder all other objects and what the annotated frames alone say;
+edges are matched anew on the finer grid.
 """
 
 import copy
