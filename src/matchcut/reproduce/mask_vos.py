@@ -90,7 +90,7 @@ def figure_s5(out: Path, *, seed: int = 0, say: Say = print, root: Path, weights
 
 def _draw_rounds(found: Sequence[Footage], results: Mapping[str, Result], path: Path) -> None:
     heads = ["given", *results, "truth"]
-    figure = new_figure(2.6 * len(heads), 1.6 * len(found))
+    figure = new_figure(2.6 * len(heads), 1.8 * len(found))
     panels = figure.subplots(len(found), len(heads), squeeze=False)
     for row, one in zip(panels, found, strict=True):
         names = list(one.images)
@@ -109,7 +109,7 @@ def _draw_rounds(found: Sequence[Footage], results: Mapping[str, Result], path: 
         row[1].set_title(f"{heads[1]}, frame {shown}", fontsize=8, color=GREY)
         for panel, head in zip(row[2:], heads[2:], strict=True):
             panel.set_title(head, fontsize=8, color=GREY)
-    figure.tight_layout(pad=0.3)
+    figure.tight_layout(pad=0.4, h_pad=1.2)
     save(figure, path)
 
 
