@@ -96,6 +96,7 @@ def test_what_is_not_given_or_not_known_is_said(tmp_path, what, given, words):
 def test_a_root_without_sequences_is_said(tmp_path):
     with pytest.raises(DatasetError, match="Annotations"):
         reproduce("mask-vos", "figure-s5", tmp_path / "out", root=tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_table_s1_scores_body_parts_beside_label_propagation(root, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from matchcut.training.practice import spoil
+from matchcut.training.practice import fade, spoil
 
 
 def test_spoilt_masks_are_the_same_masks_bent() -> None:
@@ -18,3 +18,14 @@ def test_spoilt_masks_are_the_same_masks_bent() -> None:
     overlap = inside / either
     assert overlap.min() > 0.4 and overlap.std() > 0.01
     assert torch.equal(found, spoil(np.random.default_rng(0), soft))
+
+
+def test_faded_masks_lack_parts_and_gain_none() -> None:
+    soft = torch.zeros(6, 2, 40, 60)
+    soft[:, :, 8:32, 10:50] = 0.8
+    found = fade(np.random.default_rng(0), soft)
+    assert found.min() >= 0 and (found <= soft).all()
+    left = (found / 0.8)[:, :, 8:32, 10:50]
+    assert (left < 0.05).any() and (left > 0.95).any()
+    assert torch.equal(left[:, 0], left[:, 1])  # of all objects alike
+    assert torch.equal(found, fade(np.random.default_rng(0), soft))

@@ -18,8 +18,7 @@ class _PairScores(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, keys: Tensor, pairs: Tensor) -> Tensor:
         ctx.save_for_backward(query, keys, pairs)
         if query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64):
-            starts = torch.arange(0, pairs.numel() + 1, pairs.shape[1], device=pairs.device)
-            pattern = _csr(starts, pairs.flatten(), query.new_zeros(pairs.numel()), len(keys))
+            pattern = _csr(pairs, query.new_zeros(pairs.numel()), len(keys))
             scores: Tensor = torch.sparse.sampled_addmm(pattern, query, keys.t(), beta=0.0).values()
             return scores.reshape(pairs.shape).clone()  # a view of a sparse tensor's values would not compile
         step = max(1, CHUNK // max(1, pairs.shape[1] * query.shape[1]))
@@ -46,11 +45,11 @@ def pair_scores(query: Tensor, keys: Tensor, pairs: Tensor) -> Tensor:
     return scores
 
 
-def sorted_pair_scores(query: Tensor, keys: list[Tensor], pairs: Tensor, wanted: Tensor) -> Tensor:
+def wanted_pair_scores(query: Tensor, keys: list[Tensor], pairs: Tensor, wanted: Tensor) -> Tensor:
     """Inner products (Q, M) of query rows (Q, C) with rows of T keys (R, C) each, without joining these.
 
     Args:
-        pairs: (Q, M) positions in the T * R rows of all keys, each row ascending.
+        pairs: (Q, M) positions in the T * R rows of all keys.
         wanted: (Q, M) bool; what is not wanted comes out as -inf.
     """
     scores = query.new_full(pairs.shape, -torch.inf)
@@ -63,8 +62,11 @@ def sorted_pair_scores(query: Tensor, keys: list[Tensor], pairs: Tensor, wanted:
     return scores
 
 
-def _csr(starts: Tensor, columns: Tensor, values: Tensor, width: int) -> Tensor:
-    """A matrix (Q, width) in CSR form."""
+def _csr(columns: Tensor, values: Tensor, width: int) -> Tensor:
+    """(Q, width) in CSR form with `columns` (Q, M) filled."""
+    starts = torch.arange(0, columns.numel() + 1, columns.shape[1], device=columns.device)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(starts, columns, values, size=(len(starts) - 1, width), check_invariants=False)
+        return torch.sparse_csr_tensor(
+            starts, columns.flatten(), values, size=(columns.shape[0], width), check_invariants=False
+        )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from matchcut.errors import ShapeError
 from matchcut.matching.affinity import Affinity
-from matchcut.matching.pairs import pair_scores, sorted_pair_scores
+from matchcut.matching.pairs import pair_scores, wanted_pair_scores
 
 AROUND = range(-1, 3)
 """Of a coarse cell at (y, x), the fine rows 2y - 1 to 2y + 2, and so the columns."""
@@ -110,7 +110,7 @@ def _search(
 
         return best_around(rows, keys, match.indices[item, own], match.weights[item, own].detach(), size, kept)
     cells, fresh = _candidates(match, item, own, *size)
-    best, place = sorted_pair_scores(rows, keys, cells, fresh).topk(kept, 1)
+    best, place = wanted_pair_scores(rows, keys, cells, fresh).topk(kept, 1)
     return cells.gather(1, place), best
 
 

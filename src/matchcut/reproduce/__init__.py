@@ -1,11 +1,12 @@
 """The papers' tables, figures and claims, each made by a command: `matchcut reproduce PAPER WHAT -o OUT`."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
-from matchcut.errors import PromptError
+from matchcut.errors import MatchcutError, PromptError
 from matchcut.files import make_folder
 from matchcut.reproduce import dmm_net, mask_vos, transport_net
 from matchcut.reproduce.learning import learning
@@ -43,5 +44,12 @@ def reproduce(paper: str, what: str, out: Path, *, seed: int = 0, say: Say = pri
     for name, one in takes.items():
         if one.default is Parameter.empty and name not in ("out", *given):
             raise PromptError(f"reproduce {paper} {what}: is made from what --{name} gives; see --help")
+    new = not out.exists()
     make_folder(out)
-    return make(out, seed=seed, say=say, **given)
+    try:
+        return make(out, seed=seed, say=say, **given)
+    except MatchcutError:
+        if new:
+            with suppress(OSError):  # where something was made already
+                out.rmdir()
+        raise
