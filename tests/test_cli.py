@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from matchcut import cli, files
+from matchcut.cli import shared as cli_shared
 from matchcut.masks import davis_palette, decode_rle, read_mask, write_mask
 from matchcut.video.reader import Video
 
@@ -356,7 +357,7 @@ def test_an_interrupted_run_of_something_else_is_refused(track, inputs, tmp_path
     out = tmp_path / "out"
     words = (tmp_path / "long.mkv", "--mask", inputs / "first.png", "-o", out)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli._Bar, "update", interrupt_at(30))
+        patch.setattr(cli_shared.Bar, "update", interrupt_at(30))
         assert track(*words).code != 0
     before = tree(out)
     assert ".resume.safetensors" in before
@@ -376,7 +377,7 @@ def test_a_refused_run_changes_nothing(track, inputs, tmp_path):
     out = tmp_path / "out"
     words = (tmp_path / "long.mkv", "--mask", inputs / "first.png", "-o", out)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli._Bar, "update", interrupt_at(30))
+        patch.setattr(cli_shared.Bar, "update", interrupt_at(30))
         track(*words)
     before = tree(out)
     refused(track(*words, "--frame", "7", "--resume"), "interrupted run of another", bar=True)
@@ -394,7 +395,7 @@ def interrupt_at(step):
 def test_stopped_by_hand_it_says_how_to_go_on(track, inputs, tmp_path):
     words = (inputs / "walk.mkv", "--mask", inputs / "first.png", "-o", tmp_path / "out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli._Bar, "update", interrupt_at(5))
+        patch.setattr(cli_shared.Bar, "update", interrupt_at(5))
         result = track(*words)
     assert result.code == 130 and "Traceback" not in result.err
     assert result.err.splitlines()[-1] == "matchcut: stopped; run the same command with --resume to go on"

@@ -43,7 +43,7 @@ class GuidedModel(Protocol):
     tracker enlarges them to the frame.
 
     A model may also state `size`, the short side in pixels of the frames it wants; `multiple`, what both sides are a
-    multiple of; `enlarge`, "linear" or "cubic"; and `stretch`, whether each enlarged soft mask is stretched to [0, 1]
+    multiple of; `enlarge`, "linear", "cubic" or "guided"; and `stretch`, whether each enlarged soft mask is stretched to [0, 1]
     before the largest is taken; `grid` and `mask_grid`, pixels of a cell that is matched and of one of its soft masks.
     """
 
@@ -61,3 +61,21 @@ class GuidedModel(Protocol):
     ) -> tuple[Tensor, Any, *tuple[Tensor, ...]]:
         """Soft masks of a frame, from references that all hold the same objects; and what to hand to the next call. A
         third value are the soft masks to be shown, where these are not those to be remembered."""
+
+
+@runtime_checkable
+class AutomaticModel(Protocol):
+    """A model that finds the primary moving object of a frame with no prompt.
+
+    It may also state `size`, the short side in pixels of the frames it wants; `square`, whether they are squashed to
+    size x size; and `multiple`, what both sides are to be a multiple of.
+    """
+
+    def segment(self, image: Tensor, flow: Tensor) -> Tensor:
+        """The probability of the object (B, 1, h, w) in [0, 1], at a resolution of the model's choice.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1], RGB.
+            flow: (B, 3, H, W) in [0, 1]: optical flow to the next frame, the camera's own taken off, as a picture by
+                the colour wheel.
+        """

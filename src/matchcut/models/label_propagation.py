@@ -39,7 +39,7 @@ class Propagation:
     None looks everywhere. An object that was nowhere, or shrank much, is looked for everywhere."""
     shrink: Literal["area", "bilinear", "nearest"] = "area"
     """How a mask is brought to the feature grid."""
-    enlarge: Literal["linear", "cubic"] = "linear"
+    enlarge: Literal["linear", "cubic", "guided"] = "linear"
     """How a soft mask is brought to the size of the frame before the largest is taken."""
     stretch: bool = False
     """Stretch each enlarged soft mask to [0, 1]."""

@@ -82,7 +82,7 @@ class MaskVOSSettings:
     """Weight of what was decoded in the mask that is remembered; with 0 no mistake of the decoder can grow."""
     margin: int | None = 4
     """An object is decoded in the box of where the coarse mask has it and so many cells around; None: everywhere."""
-    enlarge: Literal["linear", "cubic"] = "cubic"
+    enlarge: Literal["linear", "cubic", "guided"] = "guided"
 
     def __post_init__(self) -> None:
         shares = (self.blend, self.feedback, self.finer)

@@ -8,7 +8,17 @@ from numpy.typing import NDArray
 
 from matchcut.masks import LabelMap
 
-Enlarge = Literal["linear", "cubic"]
+Frame = NDArray[np.uint8]
+Enlarge = Literal["linear", "cubic", "guided"]
+"""How soft masks come to the size of the frame. "guided": along its edges, see `guided_enlarge`."""
+
+FAINT = 0.01
+"""Where a soft mask is below this all around, it is taken for 0."""
+MARGIN = 4
+"""Cells around what is not faint that are enlarged with it."""
+RADIUS, EPSILON = 2, 1e-4
+"""Of the guided filter: cells, and squares of colours in [0, 1]. J&F on the development sequences hardly depends on
+them (from 1 to 3, and from 1e-5 to 1e-3)."""
 
 
 def to_labels(
@@ -17,13 +27,16 @@ def to_labels(
     size: tuple[int, int],
     enlarge: Enlarge = "cubic",
     stretch: bool = False,
+    frame: Frame | None = None,
 ) -> LabelMap:
     """The label map (H, W) of soft masks (1 + N, h, w): each enlarged, the largest wins. Memory grows with H x W only.
 
     Cubic enlargement keeps corners and thin parts that a linear one rounds off. `stretch` brings each enlarged mask to
-    [0, 1] first (DINO).
+    [0, 1] first (DINO). "guided" needs the frame (H, W, 3); without it, it is cubic.
     """
-    how = cv2.INTER_CUBIC if enlarge == "cubic" else cv2.INTER_LINEAR
+    if enlarge == "guided" and frame is not None:
+        return _guided_labels(soft, ids, frame)
+    how = cv2.INTER_LINEAR if enlarge == "linear" else cv2.INTER_CUBIC
 
     def enlarged(mask: NDArray[np.float32]) -> NDArray[Any]:
         result = cv2.resize(mask, size[::-1], interpolation=how)
@@ -39,6 +52,83 @@ def to_labels(
             labels[candidate > best] = one
             np.maximum(best, candidate, out=best)
     return labels
+
+
+def _guided_labels(soft: NDArray[np.float32], ids: list[int], frame: Frame) -> LabelMap:
+    size = frame.shape[:2]
+    small = np.asarray(cv2.resize(frame, soft.shape[:0:-1], interpolation=cv2.INTER_AREA), np.uint8)
+    labels = np.zeros(size, np.uint8)
+    best, total = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    for one, mask in zip(ids, soft[1:], strict=True):
+        found = guided_enlarge(mask, frame, small)
+        if found is None:
+            continue
+        box, large = found
+        total[box] += large
+        ahead = large > best[box]
+        labels[box][ahead] = one
+        np.maximum(best[box], large, out=best[box])
+    labels[best <= 1 - total] = 0  # the filter is linear and soft masks sum to 1: what is left is the background's
+    return labels
+
+
+def guided_enlarge(
+    mask: NDArray[np.float32], frame: Frame, small: Frame
+) -> tuple[tuple[slice, slice], NDArray[np.float32]] | None:
+    """A soft mask (h, w) enlarged along the edges of its frame (H, W, 3): a box of it and the mask there; 0 elsewhere.
+
+    The guided filter of colour pictures (He, Sun and Tang, "Guided Image Filtering", PAMI 2013, Eq. 19 to 21), in its
+    fast form (He and Sun, 2015): around each cell the mask is a linear function of colour, which is found on the grid
+    of cells and then applied to the pixels.
+
+    Args:
+        small: the frame on the grid of the mask (h, w, 3).
+
+    Returns:
+        None where the mask is nowhere.
+    """
+    seen = mask > FAINT
+    if not seen.any():
+        return None
+    (height, width), (rows, columns) = frame.shape[:2], mask.shape
+    top, bottom = _span(seen.any(1), rows)
+    left, right = _span(seen.any(0), columns)
+    p = np.ascontiguousarray(mask[top:bottom, left:right], dtype=np.float32)
+    guide = small[top:bottom, left:right].astype(np.float32) / 255
+    colour, mean = _blur(guide), _blur(p)
+    covariance = _blur(guide * p[..., None]) - colour * mean[..., None]
+    products = _blur((guide[..., :, None] * guide[..., None, :]).reshape(*p.shape, 9)).reshape(*p.shape, 3, 3)
+    spread = products - colour[..., :, None] * colour[..., None, :] + EPSILON * np.eye(3, dtype=np.float32)
+    slope = np.linalg.solve(spread, covariance[..., None])[..., 0]
+    line = _blur(np.dstack([slope, mean - (slope * colour).sum(2)]).astype(np.float32))
+    # The pixels of these cells; cells need not be whole pixels, so each pixel looks up its place among the cells.
+    y0, y1, x0, x1 = (
+        round(cell * size / count)
+        for cell, size, count in (
+            (top, height, rows),
+            (bottom, height, rows),
+            (left, width, columns),
+            (right, width, columns),
+        )
+    )
+    down, across = rows / height, columns / width
+    place = np.array(
+        [[across, 0, (x0 + 0.5) * across - 0.5 - left], [0, down, (y0 + 0.5) * down - 0.5 - top]], np.float64
+    )
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    line = cv2.warpAffine(line, place, (x1 - x0, y1 - y0), flags=how, borderMode=cv2.BORDER_REPLICATE)
+    picture = frame[y0:y1, x0:x1].astype(np.float32) / 255
+    large = np.einsum("hwc,hwc->hw", line[..., :3], picture) + line[..., 3]
+    return (slice(y0, y1), slice(x0, x1)), np.asarray(large, np.float32)
+
+
+def _span(seen: NDArray[np.bool_], size: int) -> tuple[int, int]:
+    at = np.flatnonzero(seen)
+    return max(int(at[0]) - MARGIN, 0), min(int(at[-1]) + 1 + MARGIN, size)
+
+
+def _blur(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(cv2.blur(values, (2 * RADIUS + 1, 2 * RADIUS + 1)), np.float32)
 
 
 def confidence_of(soft: NDArray[np.float32], ids: list[int]) -> dict[int, float]:

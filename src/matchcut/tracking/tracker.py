@@ -174,7 +174,7 @@ class Tracker:
                 check_mask_size(labels, frame, index)
                 shown = object_ids(labels)
                 if chain is not None and shown and not set(shown) & set(ids):
-                    found, _ = self._segment(features, memory, index, chain, list(given), ids, frame.shape[:2])
+                    found, _ = self._segment(features, memory, index, chain, list(given), ids, frame)
                     labels = np.where(labels > 0, labels, found)
                 ids = sorted({*ids, *shown})
                 given[index], known[index] = labels, ids
@@ -189,7 +189,7 @@ class Tracker:
                 yield index, labels
                 continue
             assert chain is not None
-            labels, _ = self._segment(features, memory, index, chain, sorted(given), ids, frame.shape[:2])
+            labels, _ = self._segment(features, memory, index, chain, sorted(given), ids, frame)
             yield index, labels
 
     def stream_soft(self, frames: Iterable[Frame], first: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
@@ -224,10 +224,10 @@ class Tracker:
         frames = islice(timeline.video.frames(first, chain.step), abs(last - first) + 1)
         with prefetch(frames, self._resize) as source:
             started = perf_counter()
-            for index, (image, size) in source:
+            for index, (image, frame) in source:
                 self._count("read", started)
                 features = self._features(image)
-                yield index, *self._segment(features, memory, index, chain, annotated, ids, size)
+                yield index, *self._segment(features, memory, index, chain, annotated, ids, frame)
                 started = perf_counter()
 
     def _segment(
@@ -238,12 +238,13 @@ class Tracker:
         chain: Chain,
         annotated: list[int],
         ids: list[int],
-        size: tuple[int, int],
+        frame: Frame,
     ) -> tuple[LabelMap, dict[int, float]]:
         """The label map of a frame and how sure each object is; the frame joins the memory."""
         shown = self._match(features, memory, index, chain, annotated)
         started = perf_counter()
-        result = to_labels(shown, ids, size, self.enlarge, self.stretch), confidence_of(shown, ids)
+        size = (frame.shape[0], frame.shape[1])
+        result = to_labels(shown, ids, size, self.enlarge, self.stretch, frame), confidence_of(shown, ids)
         self._count("enlarge", started)
         return result
 
@@ -295,8 +296,8 @@ class Tracker:
     def _encode(self, frame: Frame) -> Any:
         return self._features(self._resize(frame)[0])
 
-    def _resize(self, frame: Frame) -> tuple[Frame, tuple[int, int]]:
-        """The frame at the working size, and its own size."""
+    def _resize(self, frame: Frame) -> tuple[Frame, Frame]:
+        """The frame at the working size, and as it is."""
         height, width = frame.shape[:2]
         scale = self.size / min(height, width) if self.size else 1.0
         # Whole cells: a cell that reaches over the edge would shift all labels a little.
@@ -305,8 +306,8 @@ class Tracker:
         )
         if small != (width, height):
             how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-            frame = np.asarray(cv2.resize(frame, small, interpolation=how), np.uint8)
-        return frame, (height, width)
+            return np.asarray(cv2.resize(frame, small, interpolation=how), np.uint8), frame
+        return frame, frame
 
     def _features(self, image: Frame) -> Any:
         started = perf_counter()

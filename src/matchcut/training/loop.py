@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from matchcut.errors import DatasetError, OutputError
 from matchcut.files import make_folder
-from matchcut.training import mask_vos as _mask_vos  # noqa: F401  (it enters its objective into the list)
+from matchcut.training import mask_vos as _mask_vos  # noqa: F401  (they enter their objectives into the list)
+from matchcut.training import transport_net as _transport_net  # noqa: F401
 from matchcut.training.checkpoint import WEIGHTS, Run, about_run, checkpoints, clean, load_weights, read_latest
 from matchcut.training.config import TrainConfig
 from matchcut.training.distributed import EPOCH, MAKE, STEP, launched, seed_all, share_buffers

@@ -3,11 +3,11 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +18,10 @@ from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.label_propagation import PRESETS, LabelPropagation
 from matchcut.models.mask_vos import MaskVOS
 from matchcut.models.mask_vos_form import MaskVOSForm
+from matchcut.models.transport_net import TransportNet, TransportNetForm
 from matchcut.weights.specs import MODELS, WEIGHTS, Model, PropagationModel, Weights, model_name
+
+Network = TypeVar("Network", MaskVOS, TransportNet)
 
 
 def list_models() -> list[Model]:
@@ -105,24 +108,44 @@ def trained_mask_vos(path: Path) -> MaskVOS:
     Raises:
         ModelError: the file is missing, damaged, or does not hold such a network.
     """
-    tensors, about = _read_trained(path)
-    if about.get("model") != "mask-vos":
-        raise ModelError(f"{path}: does not say that it holds a trained mask-vos; give a run's weights.safetensors")
-    try:
-        parts: dict[str, Any] = {key: tuple(it) if isinstance(it, list) else it for key, it in about["form"].items()}
+
+    def build(parts: dict[str, Any]) -> MaskVOS:
         form = MaskVOSForm(**parts)
-        network = MaskVOS(Backbone(form.backbone, form.stages, form.stride), form)
+        return MaskVOS(Backbone(form.backbone, form.stages, form.stride), form)
+
+    return _trained(path, "mask-vos", build, ("backbone",))
+
+
+def trained_transport_net(path: Path) -> TransportNet:
+    """As `trained_mask_vos`."""
+
+    def build(parts: dict[str, Any]) -> TransportNet:
+        form = TransportNetForm(**parts)
+        both = (Backbone(name, form.stages, 32) for name in (form.appearance, form.motion))
+        return TransportNet(*both, form)
+
+    return _trained(path, "transport-net", build, ("backbone", "motion"))
+
+
+def _trained(path: Path, model: str, build: Callable[[dict[str, Any]], Network], streams: tuple[str, ...]) -> Network:
+    tensors, about = _read_trained(path)
+    if about.get("model") != model:
+        raise ModelError(f"{path}: does not say that it holds a trained {model}; give a run's weights.safetensors")
+    try:
+        network = build({key: tuple(it) if isinstance(it, list) else it for key, it in about["form"].items()})
         network.load_state_dict(tensors, strict=True)
-        for name in ("mean", "std"):
-            getattr(network.backbone, name).copy_(torch.tensor(about[name]).view(3, 1, 1))
+        for backbone in (getattr(network, one) for one in streams):
+            for name in ("mean", "std"):
+                getattr(backbone, name).copy_(torch.tensor(about[name]).view(3, 1, 1))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise ModelError(f"{path}: does not fit the form it states ({lines[-1]}); train again") from error
     # What it is known by: a run that is resumed with other weights must notice.
     network.backbone.weights = f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
     network.eval()
-    if not network.backbone.is_vit:
-        fold_batch_norms(network.backbone.net)
+    for backbone in (getattr(network, one) for one in streams):
+        if not backbone.is_vit:
+            fold_batch_norms(backbone.net)
     return network
 
 

@@ -1,0 +1,37 @@
+"""The command line: parses, calls the library, prints. What it does lives in `matchcut.api`."""
+
+import sys
+
+import typer
+
+from matchcut.cli.benchmarks import evaluate, score
+from matchcut.cli.masks import track
+from matchcut.cli.training import models, reproduce, train
+from matchcut.errors import MatchcutError
+
+app = typer.Typer(
+    name="matchcut",
+    help="Cut any object out of a video by matching.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Cut any object out of a video by matching."""
+
+
+for _command in (track, score, evaluate, train, reproduce, models):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the command line: exit status 2 and one line for bad input."""
+    try:
+        app()
+    except MatchcutError as error:
+        typer.echo(f"matchcut: {error}", err=True)
+        sys.exit(2)

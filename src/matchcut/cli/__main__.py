@@ -1,0 +1,5 @@
+"""`python -m matchcut.cli`."""
+
+from matchcut.cli import main
+
+main()

@@ -1,0 +1,143 @@
+"""`evaluate` and `score`: from a benchmark to numbers."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from matchcut.errors import PromptError
+
+if TYPE_CHECKING:
+    from matchcut.benchmarks.results import Result
+
+
+def score(
+    benchmark: Annotated[
+        str, typer.Argument(help="davis2016, davis2017, youtube-vos-2019, ...; a wrong one lists all.")
+    ],
+    root: Annotated[Path, typer.Option(help="Root of the benchmark, as published.")],
+    masks: Annotated[Path, typer.Option(help="Folder of predictions, <sequence>/<frame>.png; or the OUT of a run.")],
+    split: Annotated[str | None, typer.Option(help="By default the one that papers report.")] = None,
+    sequences: Annotated[list[str] | None, typer.Option(help="Only these: --sequences bus flamingo.")] = None,
+    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,  # what follows the first of --sequences
+    missing: Annotated[str, typer.Option(help='"error", or "empty": a missing prediction counts as empty.')] = "error",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for CSVs, report.json and plots.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="OUT of another run, to be put beside this one.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="By default one a core, where they can be forked.", min=1)
+    ] = None,
+    reference_fault: Annotated[
+        bool, typer.Option("--reference-fault", help="Decay as the reference code has it beyond 256 frames.")
+    ] = False,
+) -> None:
+    """Score anyone's masks by a benchmark's official protocol."""
+    from matchcut.benchmarks.score import score as run_score
+
+    if missing not in ("error", "empty"):
+        raise PromptError(f'--missing {missing}: expected "error" or "empty"')
+    wanted: Any = {"split": split, "missing": missing, "processes": processes, "reference_fault": reference_fault}
+    result = run_score(benchmark, root, masks, sequences=_names(sequences, more), **wanted)
+    if compare is None:
+        _report(result, out)
+    else:
+        from matchcut.benchmarks.report import read_report
+
+        _report(result, out, read_report(compare))
+
+
+def evaluate(
+    benchmark: Annotated[str, typer.Argument(help="davis2016, davis2017, vip, ...; a wrong one lists all.")],
+    root: Annotated[Path, typer.Option(help="Root of the benchmark, as published.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for masks, CSVs, report.json and plots.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="By default the one that papers report.")] = None,
+    sequences: Annotated[list[str] | None, typer.Option(help="Only these: --sequences bus flamingo.")] = None,
+    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,  # what follows the first of --sequences
+    model: Annotated[str | None, typer.Option(help="See `matchcut models`.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A published protocol: crw, dino, vfs or mask-vos.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Any timm model instead of the default backbone.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A local file: a training run's weights, or the --backbone's.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "auto",
+    size: Annotated[int | None, typer.Option(help="Short side it works at.", min=32)] = None,
+    processes: Annotated[int, typer.Option(help="That share the sequences and the cores.", min=1)] = 1,
+    compare: Annotated[Path | None, typer.Option(help="OUT of another run, to be put beside this one.")] = None,
+    submission: Annotated[
+        str | None, typer.Option(help='"youtube-vos": also submission.zip, as the server takes it.')
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say what is wrong with the benchmark's files.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in -o.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in -o.")] = False,
+) -> None:
+    """Run a model on a benchmark and score it by the official protocol."""
+    from matchcut.benchmarks.protocols import find_protocol
+
+    names, protocol = _names(sequences, more), find_protocol(benchmark)
+    if submission not in (None, "youtube-vos") or (submission and not benchmark.startswith("youtube-vos")):
+        raise PromptError(f"--submission {submission}: expected youtube-vos, for one of the youtube-vos benchmarks")
+    if check:
+        from matchcut.data import check_dataset
+
+        found = check_dataset(protocol.dataset, root, split or protocol.split, names)
+        frames = sum(len(one.images) for one in found)
+        typer.echo(f"{benchmark}: {len(found)} sequences, {frames} frames, nothing is wrong")
+        return
+    if out is None:
+        raise PromptError("say where results go: -o FOLDER")
+    from matchcut import api
+    from matchcut.benchmarks.report import read_report
+
+    if compare and compare.resolve() == out.resolve():
+        raise PromptError(f"--compare {compare}: is -o itself; give the folder of another run")
+    other = read_report(compare) if compare else None
+    if other and (other.benchmark, other.split) != (benchmark, split or protocol.split):
+        raise PromptError(f"--compare {compare}: is of {other.benchmark} {other.split}; give a run of this benchmark")
+    chosen: Any = {"model": model, "preset": preset, "backbone": backbone, "weights": str(weights) if weights else None}
+    how: Any = {"size": size, "device": device, "precision": precision, "processes": processes}
+    what: Any = {"split": split, "sequences": names, "overwrite": overwrite, "resume": resume}
+    try:
+        result = api.evaluate(
+            benchmark, root, out, **what, **chosen, **how, say=lambda line: typer.echo(line, err=True)
+        )
+    except KeyboardInterrupt as stop:
+        typer.echo("matchcut: stopped; run the same command with --resume to go on", err=True)
+        raise typer.Exit(130) from stop
+    typer.echo(f"masks     {out / 'masks'}")
+    if submission:
+        from matchcut.benchmarks.run import SUBMISSION
+        from matchcut.benchmarks.submission import write_submission
+        from matchcut.data import read_dataset
+
+        found = read_dataset(protocol.dataset, root, split or protocol.split, names)
+        write_submission(found, out / "masks", out / SUBMISSION)
+        typer.echo(f"zip       {out / SUBMISSION}")
+    if result is None:
+        typer.echo("not scored: the truth is not public; the benchmark's server scores the masks")
+    else:
+        _report(result, out, other)
+
+
+def _names(sequences: list[str] | None, more: list[str] | None) -> list[str] | None:
+    if more and not sequences:
+        raise PromptError(f"what is {' '.join(more)}? Expected one benchmark; sequences follow --sequences")
+    return [*(sequences or []), *(more or [])] or None
+
+
+def _report(result: "Result", out: Path | None, other: "Result | None" = None) -> None:
+    from matchcut.benchmarks.results import table
+
+    typer.echo(table(result))
+    if result.missing:
+        typer.echo(f"\n{len(result.missing)} missing predictions count as empty: {_few(result.missing)}")
+    if out is not None:
+        from matchcut.benchmarks.report import write_report
+
+        for path in write_report(result, out, other):
+            typer.echo(f"written   {path}")
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -1,0 +1,96 @@
+"""`track` and `segment`: from videos to masks."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from matchcut.cli.shared import Bar, folders_of, one_each, parse_box, summarise
+from matchcut.errors import PromptError
+
+
+def track(
+    inputs: Annotated[
+        list[str], typer.Argument(help="Video files, folders of frames, globs; - is raw Y4M on standard input.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the results; of several inputs, one in it each.")
+    ],
+    mask: Annotated[
+        list[Path] | None, typer.Option(help="Mask of the objects on the first frame; of several inputs, one each.")
+    ] = None,
+    masks: Annotated[
+        list[Path] | None, typer.Option(help="Folder of masks named after their frames: later objects, corrections.")
+    ] = None,
+    box: Annotated[
+        list[str] | None, typer.Option(help="left,top,right,bottom in pixels instead of a mask; once an object.")
+    ] = None,
+    frame: Annotated[int, typer.Option(help="The frame that --mask or --box is of.", min=0)] = 0,
+    threshold: Annotated[
+        float | None, typer.Option(help="Make a grey mask binary: 0 to 1 of full white.", min=0, max=1)
+    ] = None,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also overlay.mp4: the video with the masks on it.")
+    ] = False,
+    cutout: Annotated[
+        str | None, typer.Option(help='Also the objects cut out: "png" (a folder of RGBA) or "mov" (ProRes 4444).')
+    ] = None,
+    coco: Annotated[bool, typer.Option("--coco", help="Also coco.json: the masks as run lengths.")] = False,
+    model: Annotated[str | None, typer.Option(help="See `matchcut models`.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A published protocol: crw, dino, vfs or mask-vos.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Any timm model instead of the default backbone.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A local file: a training run's weights, or the --backbone's.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "auto",
+    size: Annotated[
+        int | None, typer.Option(help="Short side it works at; masks have full size anyway.", min=32)
+    ] = None,
+    start: Annotated[int, typer.Option(help="First frame.", min=0)] = 0,
+    end: Annotated[int | None, typer.Option(help="Frame to stop before.", min=1)] = None,
+    stride: Annotated[int, typer.Option(help="Every n-th frame.", min=1)] = 1,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Go on with the frames of a video that ends early.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in -o.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in -o.")] = False,
+) -> None:
+    """Carry the mask of a video's objects to every frame."""
+    from matchcut import api
+    from matchcut.tracking.outputs import Outputs
+    from matchcut.tracking.tracker import Tracker
+    from matchcut.video.reader import Video
+
+    if cutout not in (None, "png", "mov"):
+        raise PromptError(f'--cutout {cutout}: expected "png" or "mov"')
+    boxes = [parse_box(one) for one in box or []]
+    prompts = one_each(inputs, mask or masks, "--mask" if mask else "--masks")
+    if sum(map(bool, (mask, masks, boxes))) != 1:
+        raise PromptError("give one of --mask FILE, --masks FOLDER and --box left,top,right,bottom")
+    videos = [Video(one, start=start, end=end, stride=stride, allow_truncated=allow_truncated) for one in inputs]
+    folders = folders_of(out, videos)
+    for video, prompt in zip(videos, prompts, strict=True):  # what does not fit is said before anything is written
+        if video.seekable:
+            api.annotations_of(video, prompt, boxes, frame=frame, threshold=threshold)
+    network: Any = api.load_model(model, preset=preset, backbone=backbone, weights=str(weights) if weights else None)
+    wanted: Any = {"overlay": overlay, "cutout": cutout, "coco": coco}
+    for video, prompt, folder in zip(videos, prompts, folders, strict=True):
+        tracker = Tracker(network, size=size, device=device, precision=precision)
+        about = api.about_model(model, preset, backbone, tracker)
+        outputs = Outputs(folder, video.size, video.frame_rate, **wanted)
+        try:
+            with Bar(video.name) as bar:
+                measured = api.run(
+                    *(video, tracker, folder, outputs, prompt, boxes),
+                    frame=frame,
+                    threshold=threshold,
+                    overwrite=overwrite,
+                    resume=resume,
+                    about=about,
+                    progress=bar.update,
+                )
+        except KeyboardInterrupt as stop:
+            typer.echo("matchcut: stopped; run the same command with --resume to go on", err=True)
+            raise typer.Exit(130) from stop
+        summarise(folder, measured, wanted)

@@ -1,0 +1,63 @@
+"""`train`, `reproduce` and `models`: making weights, the papers' tables and figures, and what there is."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A TOML file, as recipes/mask_vos.toml.")],
+    data: Annotated[list[Path], typer.Option(help="Folder of videos or of folders of frames; may be repeated.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, checkpoints, log and pictures.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in -o.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    cache: Annotated[Path | None, typer.Option(help="Folder for decoded frames, to be shared by runs.")] = None,
+) -> None:
+    """Train a network on raw video by a recipe; under torchrun, on several processes."""
+    from matchcut import api
+
+    try:
+        written = api.train(recipe, data, out, resume=resume, device=device, cache=cache, say=typer.echo)
+    except KeyboardInterrupt as stop:
+        typer.echo("matchcut: stopped; run the same command with --resume to go on", err=True)
+        raise typer.Exit(130) from stop
+    typer.echo(f"weights   {written}")
+
+
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="dmm-net, transport-net, mask-vos or matching; a wrong one lists all.")],
+    what: Annotated[str, typer.Argument(help="figure-5, figure-6, ...")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for pictures and CSVs.")],
+    seed: Annotated[int, typer.Option(help="Of all random numbers.", min=0)] = 0,
+    root: Annotated[Path | None, typer.Option(help="Benchmark that is scored on, where one is.")] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="Videos that are trained on; may be repeated.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A training run's, instead of those shipped.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of each training.", min=1)] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only this row; may be repeated.")] = None,
+) -> None:
+    """Make a table, a figure or a proof of one of the papers."""
+    from matchcut.reproduce import reproduce as make
+
+    asked = {"root": root, "data": data, "weights": weights, "epochs": epochs, "only": only}
+    given: Any = {name: value for name, value in asked.items() if value not in (None, [])}
+    for path in make(paper, what, out, seed=seed, say=lambda line: typer.echo(line, err=True), **given):
+        typer.echo(f"written   {path}")
+
+
+def models() -> None:
+    """What there is to choose from, with licence and scores."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS
+
+    table = Table()
+    for head in ("model", "what it is", "backbone", "licence", "scores"):
+        table.add_column(head, overflow="fold", no_wrap=head in ("model", "backbone"))  # names that are typed
+    for one in MODELS.values():
+        weights = WEIGHTS[one.weights]
+        name = f"{one.name} (default)" if one.name == DEFAULT_MODEL else one.name
+        scores = ", ".join(f"{key} {value}" for key, value in one.scores.items())
+        table.add_row(name, one.summary, weights.backbone, weights.licence, scores)
+    Console().print(table)

@@ -1,0 +1,224 @@
+"""TransportNet: appearance features matched to motion features by optimal transport; finds the moving object unasked.
+
+Zhang et al., "Deep Transport Network for Unsupervised Video Object Segmentation", ICCV 2021. Two streams, one on the
+frame and one on the optical flow drawn as a picture; after some of their stages the long-short Sinkhorn layers (Eq. 7
+to 10) carry both over their match; a decoder joins them from the deepest stage up, and says where the object and where
+its edge is. What the paper leaves open is in `TransportNetForm`.
+"""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from matchcut.errors import ModelError
+from matchcut.matching.factorised import LongShortSinkhorn, LongSinkhorn, ShortSinkhorn
+from matchcut.models.backbones import Backbone
+from matchcut.models.decoders import channels_of
+
+Matching = Literal["none", "full", "long", "short", "long-short"]
+
+
+@dataclass(frozen=True)
+class TransportNetForm:
+    """Which network: what its weights need to be loaded."""
+
+    appearance: str = "resnet101"
+    """The backbone of the frame's stream, any CNN of timm."""
+    motion: str = "resnet50"
+    """That of the flow's."""
+    stages: tuple[int, ...] = (1, 2, 3, 4)
+    """Of both, the finest first: strides 4, 8, 16 and 32, the paper's Res2 to Res5."""
+    matched: tuple[int, ...] = (2, 3, 4)
+    """After which of these the streams are matched; elsewhere they are only concatenated."""
+    matching: Matching = "long-short"
+    """The layer: the rows of the paper's Table 3."""
+    groups: int = 8
+    """P of the paper."""
+    epsilon: float = 0.05
+    iterations: int = 10
+    residual: bool = False
+    """Add what was carried to what was there; the paper replaces it."""
+    width: int = 256
+    """Channels of the decoder."""
+    project: int = 0
+    """Channels to which both streams are brought before they are matched, by a 1x1 convolution each; 0: as they are,
+    which two backbones of the same channels allow."""
+    edge: bool = True
+    """The head that is trained on the object's edges."""
+
+
+@dataclass(frozen=True)
+class TransportNetSettings:
+    """How the network is run."""
+
+    size: int = 320
+    """Short side, in pixels, of the frames that it sees."""
+    square: bool = False
+    """Bring frames to size x size, as the paper does with 512 x 512, whatever their shape."""
+
+
+FORMS: dict[str, TransportNetForm] = {
+    "paper": TransportNetForm(),
+    "small": TransportNetForm("tf_efficientnet_lite0", "tf_efficientnet_lite0", width=48, project=48, iterations=5),
+}
+"""The paper's pair of backbones, and a pair for the CPU."""
+
+
+class TransportNet(nn.Module):
+    """The network, and an automatic model.
+
+    Args:
+        appearance, motion: backbones that give the form's stages.
+        form: of the rest.
+        settings: of inference.
+
+    Raises:
+        ModelError: a form that does not fit the backbones.
+    """
+
+    def __init__(
+        self,
+        appearance: Backbone,
+        motion: Backbone,
+        form: TransportNetForm,
+        settings: TransportNetSettings | None = None,
+    ) -> None:
+        super().__init__()
+        if not {*form.matched} <= {*form.stages}:
+            raise ModelError(f"matched {form.matched}: expected some of the stages {form.stages}")
+        channels = list(zip(channels_of(appearance), channels_of(motion), strict=True))
+        self.backbone, self.motion, self.form = appearance, motion, form
+        self._set(settings or TransportNetSettings())
+        self.bring = nn.ModuleDict()
+        self.layers = nn.ModuleDict()
+        lateral = []
+        for stage, pair in zip(form.stages, channels, strict=True):
+            if form.project:
+                self.bring[str(stage)] = nn.ModuleList(_projection(one, form.project) for one in pair)
+                pair = (form.project, form.project)
+            if stage in form.matched and form.matching != "none":
+                if pair[0] != pair[1]:
+                    raise ModelError(
+                        f"stage {stage}: {appearance.name} has {pair[0]} channels and {motion.name} {pair[1]}, which "
+                        "cannot be matched; set project to bring both to as many"
+                    )
+                self.layers[str(stage)] = _layer(form)
+            lateral.append(sum(pair))
+        self.decoder = Decoder(lateral, form.width)
+        self.mask = nn.Conv2d(form.width, 1, 3, padding=1)
+        self.edge = nn.Conv2d(form.width, 1, 3, padding=1) if form.edge else None
+        nn.init.constant_(self.mask.bias, -1.0)  # type: ignore[arg-type]  (a quarter of a frame is the object, or less)
+
+    def with_settings(self, **changes: Any) -> "TransportNet":
+        """The same network, its parameters shared, with some settings changed."""
+        other = copy.copy(self)
+        other._set(replace(self.settings, **changes))
+        return other
+
+    def _set(self, settings: TransportNetSettings) -> None:
+        self.settings = settings
+        self.size, self.square, self.multiple = settings.size, settings.square, 32
+
+    def streams(self, image: Tensor, flow: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Features of both streams a stage, the finest first, as they go into the layers: (B, C, h, w) each."""
+        found = []
+        for stage, *pair in zip(self.form.stages, self.backbone(image), self.motion(flow), strict=True):
+            if self.form.project:
+                pair = [to(one) for to, one in zip(self.bring[str(stage)], pair, strict=True)]  # type: ignore[arg-type]
+            found.append((pair[0], pair[1]))
+        return found
+
+    def forward(self, image: Tensor, flow: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits of the mask and of its edge, (B, 1, H / 4, W / 4); None where there is no edge head.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1].
+            flow: (B, 3, H, W) in [0, 1], the optical flow from this frame as a picture (`video.flow.draw_flow`).
+        """
+        joined = []
+        for stage, pair in zip(self.form.stages, self.streams(image, flow), strict=True):
+            if str(stage) in self.layers:
+                pair = self._matched(str(stage), *pair)
+            joined.append(torch.cat(pair, 1))
+        decoded = self.decoder(joined)
+        return self.mask(decoded), None if self.edge is None else self.edge(decoded)
+
+    def _matched(self, stage: str, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(appearance.device.type, enabled=False):
+            pair = appearance.float(), motion.float()
+            carried = self.layers[stage](*pair)
+            if self.form.residual:
+                return pair[0] + carried[0], pair[1] + carried[1]
+            return carried[0], carried[1]
+
+    def segment(self, image: Tensor, flow: Tensor) -> Tensor:
+        """The automatic model's method: the probability of the primary object, (B, 1, H / 4, W / 4) in [0, 1]."""
+        return self(image, flow)[0].float().sigmoid()
+
+
+class Decoder(nn.Module):
+    """From the deepest features up, twice as fine each time, joined with the next (paper, Section 3.3, after U-Net).
+
+    Args:
+        channels: of the features, the finest first.
+        width: of all that is decoded.
+    """
+
+    def __init__(self, channels: list[int], width: int) -> None:
+        super().__init__()
+        deepest = len(channels) - 1
+        self.blocks = nn.ModuleList(
+            _block(one + (width if at < deepest else 0), width) for at, one in enumerate(channels)
+        )
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """(B, C, h, w) a stage, the finest first, to (B, width, H, W) of the finest."""
+        decoded = self.blocks[-1](features[-1])
+        for block, one in zip(list(self.blocks)[-2::-1], features[-2::-1], strict=True):
+            larger = F.interpolate(decoded, size=one.shape[2:], mode="bilinear", align_corners=False)
+            decoded = block(torch.cat([one.to(larger.dtype), larger], 1))
+        out: Tensor = decoded
+        return out
+
+
+def _block(inside: int, outside: int) -> nn.Sequential:
+    """Two 3x3 convolutions; norms that no other item of the batch has a part in."""
+    layers: list[nn.Module] = []
+    for channels in (inside, outside):
+        layers += [nn.Conv2d(channels, outside, 3, padding=1, bias=False), nn.GroupNorm(8, outside), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _projection(inside: int, outside: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inside, outside, 1, bias=False), nn.GroupNorm(1, outside))
+
+
+def _layer(form: TransportNetForm) -> LongSinkhorn:
+    settings: dict[str, Any] = {"epsilon": form.epsilon, "iterations": form.iterations}
+    if form.matching == "full":
+        return LongSinkhorn(1, **settings)
+    kinds = {"long": LongSinkhorn, "short": ShortSinkhorn, "long-short": LongShortSinkhorn}
+    return kinds[form.matching](form.groups, **settings)
+
+
+def build_transport_net(
+    form: TransportNetForm | str, settings: TransportNetSettings | None = None, *, pretrained: bool = False
+) -> TransportNet:
+    """The network of a form, or of the name of one of FORMS.
+
+    Args:
+        pretrained: let timm load ImageNet's weights into both backbones; random ones otherwise.
+
+    Raises:
+        ModelError: an unknown form or backbone, or weights that cannot be had.
+    """
+    if isinstance(form, str):
+        if form not in FORMS:
+            raise ModelError(f"unknown form {form!r}; there are {', '.join(FORMS)}")
+        form = FORMS[form]
+    both = (Backbone(name, form.stages, 32, pretrained) for name in (form.appearance, form.motion))
+    return TransportNet(*both, form, settings)

@@ -1,0 +1,141 @@
+"""TransportNet's training: masks and their edges, from frames and the flow to the next.
+
+Zhang et al., ICCV 2021, Section 3.3 and 4.1 (Eq. 11). Beyond the paper, where a recipe asks for it: frames that show no
+motion, objects pasted into other videos, and a soft overlap beside the cross-entropy.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from matchcut.data.moving import MovingConfig, MovingFrames, find_sequences
+from matchcut.errors import TrainingError
+from matchcut.models.transport_net import FORMS, Matching, TransportNet, build_transport_net
+from matchcut.training.config import TrainConfig, parse
+from matchcut.training.objectives import OBJECTIVES, Batch, Losses, Objective, Say
+from matchcut.training.views import to_images
+from matchcut.video.overlay import draw_overlay
+from matchcut.weights.specs import WEIGHTS
+from matchcut.weights.store import packaged_backbone
+
+Frames = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class TransportNetTraining:
+    """What `[settings]` of a recipe may say."""
+
+    form: str = "small"
+    """Of the network, by its name in `matchcut.models.transport_net.FORMS`; what follows changes it."""
+    matching: Matching = "long-short"
+    matched: tuple[int, ...] = (2, 3, 4)
+    residual: bool = False
+    edge: float = 1.0
+    """Weight of the edges' cross-entropy, lambda of Eq. 11; 0 leaves out the head."""
+    overlap: float = 0.0
+    """Weight of a soft overlap of the mask, beside its cross-entropy."""
+    start: Literal["imagenet", "scratch"] = "imagenet"
+    """Of the backbones."""
+    norms: Literal["frozen", "trained"] = "frozen"
+    """Statistics of the backbones' batch norms."""
+    still: float = 0.0
+    pasted: float = 0.0
+    camera: bool = True
+    """See `MovingConfig`."""
+
+    def __post_init__(self) -> None:
+        if min(self.edge, self.overlap) < 0:
+            raise ValueError("edge and overlap must be 0 or more")
+        if self.form not in FORMS:
+            raise ValueError(f"unknown form {self.form!r}; there are {', '.join(FORMS)}")
+
+
+class TransportNetObjective(Objective):
+    """See the module; its settings are `TransportNetTraining`."""
+
+    network: TransportNet
+
+    def __init__(self, config: TrainConfig, roots: Sequence[Path], cache: Path, say: Say) -> None:
+        self.settings = settings = parse(TransportNetTraining, config.settings, "settings")
+        if config.data.length != 1 or config.data.views != 1:
+            raise TrainingError("transport-net learns from single frames: set data.length = 1 and data.views = 1")
+        moving = MovingConfig(settings.still, settings.pasted, settings.camera)
+        self.samples = MovingFrames(find_sequences(*roots), config.data, moving, seed=config.seed, cache=cache)
+        self.network = make_network(settings)
+
+    def about_network(self) -> dict[str, Any]:
+        """The form, and what the backbones take off their input."""
+        backbone = self.network.backbone
+        numbers = {"mean": backbone.mean.flatten().tolist(), "std": backbone.std.flatten().tolist()}
+        return {"model": "transport-net", "form": asdict(self.network.form), **numbers}
+
+    def loss(self, batch: Batch, epoch: int) -> Losses:
+        """Cross-entropy of the mask and, weighted, of its edge (Eq. 11)."""
+        settings, truth = self.settings, batch["labels"].float()[:, None]
+        if settings.norms == "frozen":
+            self.network.backbone.eval()
+            self.network.motion.eval()
+        logits, edges = self.network(to_images(batch["frames"]), to_images(batch["flow"]))
+        with torch.autocast(truth.device.type, enabled=False):
+            large = _enlarged(logits.float(), truth)
+            parts = {"mask": F.binary_cross_entropy_with_logits(large, truth)}
+            total = parts["mask"]
+            if edges is not None:
+                parts["edge"] = F.binary_cross_entropy_with_logits(_enlarged(edges.float(), truth), sobel_edges(truth))
+                total = total + settings.edge * parts["edge"]
+            soft = large.sigmoid()
+            if settings.overlap > 0:
+                both = (soft * truth).sum((1, 2, 3))
+                parts["overlap"] = (1 - (2 * both + 1) / (soft.sum((1, 2, 3)) + truth.sum((1, 2, 3)) + 1)).mean()
+                total = total + settings.overlap * parts["overlap"]
+        found = soft.detach() > 0.5
+        parts["iou"] = (found & (truth > 0)).sum() / (found | (truth > 0)).sum().clamp(min=1)
+        return total, parts
+
+    def pictures(self, batch: Batch, epoch: int) -> dict[str, Frames]:
+        """A row a sample: the frame, its flow, what was found and the truth."""
+        logits, _ = self.network(to_images(batch["frames"]), to_images(batch["flow"]))
+        found = (_enlarged(logits.float(), batch["labels"][:, None]) > 0)[:, 0].to(torch.uint8)
+        rows = []
+        for frame, flow, *masks in zip(batch["frames"], batch["flow"], found, batch["labels"], strict=True):
+            image = frame.cpu().numpy()
+            shown = [draw_overlay(image, one.cpu().numpy(), ids=False) for one in masks]
+            rows.append(np.concatenate([image, flow.cpu().numpy(), *shown], 1))
+        return {"predictions": np.concatenate(rows[:6])}
+
+
+def make_network(settings: TransportNetTraining) -> TransportNet:
+    """The network that settings ask for; ImageNet's weights come from an installed package or from timm.
+
+    Raises:
+        ModelError: they cannot be had, or the form does not fit its backbones.
+    """
+    asked = {"matching": settings.matching, "matched": settings.matched, "residual": settings.residual}
+    form = replace(FORMS[settings.form], **asked, edge=settings.edge > 0)  # type: ignore[arg-type]
+    packaged = WEIGHTS["efficientnet-lite0-imagenet"]
+    if settings.start == "imagenet" and {form.appearance, form.motion} == {packaged.backbone}:
+        both = (packaged_backbone(packaged, form.stages, 32) for _ in range(2))
+        return TransportNet(*both, form)
+    return build_transport_net(form, pretrained=settings.start == "imagenet")
+
+
+def sobel_edges(masks: Tensor) -> Tensor:
+    """Where the Sobel operator finds an edge of masks (B, 1, H, W) of 0 and 1: the same shape, 0 and 1."""
+    kernel = masks.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]])
+    kernels = torch.stack([kernel, kernel.t()])[:, None]
+    found = F.conv2d(F.pad(masks, (1, 1, 1, 1), mode="replicate"), kernels)
+    return (found.abs().sum(1, keepdim=True) > 0).to(masks.dtype)
+
+
+def _enlarged(values: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(values, size=like.shape[2:], mode="bilinear", align_corners=False)
+
+
+OBJECTIVES["transport-net"] = TransportNetObjective
