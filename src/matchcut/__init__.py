@@ -10,7 +10,7 @@ from matchcut.errors import MatchcutError
 
 if TYPE_CHECKING:
     from matchcut import matching, metrics
-    from matchcut.api import evaluate, list_models, load_model, track, train
+    from matchcut.api import evaluate, list_models, load_model, segment, track, train
     from matchcut.benchmarks.score import score
     from matchcut.models.base import MemoryPolicy
     from matchcut.tracking.timeline import Timeline
@@ -30,6 +30,7 @@ _HOMES = {
     "list_models": "matchcut.api",
     "load_model": "matchcut.api",
     "score": "matchcut.benchmarks.score",
+    "segment": "matchcut.api",
     "track": "matchcut.api",
     "train": "matchcut.api",
 }
@@ -48,6 +49,7 @@ __all__ = [
     "matching",
     "metrics",
     "score",
+    "segment",
     "track",
     "train",
 ]

@@ -4,6 +4,7 @@ import gc
 import weakref
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -638,6 +639,26 @@ def test_labels_and_confidence_of_any_soft_masks(objects, height, width, seed, c
     np.testing.assert_array_equal(same_size, np.array([0, *ids])[soft.argmax(0)])
 
 
+@pytest.mark.parametrize("size", [(120, 160), (117, 163), (90, 250)])
+def test_masks_are_enlarged_along_the_edges_of_the_frame(size):
+    """The cells say roughly where two discs are, the frame exactly; what is between pixels and cells shifts nothing."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[: size[0], : size[1]]
+    truth = np.zeros(size, np.uint8)
+    for number, across in ((4, 0.25), (9, 0.7)):
+        truth[np.hypot(y - size[0] / 2, x - across * size[1]) < 25] = number
+    colours = np.array([[90, 90, 90]] * 4 + [[200, 60, 60]] * 5 + [[60, 60, 200]])
+    frame = np.clip(colours[truth] + rng.normal(0, 6, (*size, 3)), 0, 255).astype(np.uint8)
+    cells = [cv2.resize((truth == one).astype(np.float32), (20, 15), interpolation=cv2.INTER_AREA) for one in (0, 4, 9)]
+    wrong = {
+        how: (to_labels(np.stack(cells), [4, 9], size, how, frame=frame) != truth).sum() for how in ("cubic", "guided")
+    }
+    assert wrong["guided"] < 0.5 * wrong["cubic"]
+    np.testing.assert_array_equal(  # without the frame there is nothing to go by
+        to_labels(np.stack(cells), [4, 9], size, "guided"), to_labels(np.stack(cells), [4, 9], size, "cubic")
+    )
+
+
 def test_confidence_of_sure_and_unsure_masks():
     sure = np.zeros((3, 4, 4), np.float32)
     sure[1, :2], sure[0, 2:] = 1, 1
@@ -646,7 +667,7 @@ def test_confidence_of_sure_and_unsure_masks():
     assert confidence_of(half, [1]) == {1: 0.5}
 
 
-@pytest.mark.parametrize("enlarge", ["linear", "cubic"])
+@pytest.mark.parametrize("enlarge", ["linear", "cubic", "guided"])
 def test_what_looks_like_ignored_pixels_is_no_object(clip, enlarge):
     """What is unknown in the annotation votes for nothing, so that nothing has most votes where it goes."""
     video, truth = clip

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from matchcut.benchmarks.automatic import segment_sequence
 from matchcut.benchmarks.protocols import Protocol, find_protocol
 from matchcut.benchmarks.report import OWN, REPORT
 from matchcut.data import Sequence, check_dataset, prompts, read_joints, read_truth
@@ -32,12 +33,13 @@ from matchcut.errors import MatchcutError, ModelError, OutputError
 from matchcut.files import atomic_path, make_folder, output_error
 from matchcut.masks import write_mask
 from matchcut.metrics import joint_positions
-from matchcut.models.base import GuidedModel
+from matchcut.models.base import AutomaticModel, GuidedModel
 from matchcut.models.mask_vos import MaskVOS
+from matchcut.tracking.automatic import Segmenter
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
 from matchcut.video.reader import Video
-from matchcut.weights.specs import model_name
+from matchcut.weights.specs import AUTOMATIC, model_name
 from matchcut.weights.store import load_model
 
 Say = Callable[[str], None]
@@ -55,7 +57,7 @@ SUBMISSION = "submission.zip"
 class Choice:
     """Which model, and how it runs: the arguments of `load_model` and `Tracker`."""
 
-    model: str | GuidedModel | None = None
+    model: str | GuidedModel | AutomaticModel | None = None
     preset: str | None = None
     backbone: str | None = None
     weights: str | None = None
@@ -81,11 +83,28 @@ class Choice:
             size, policy = size or published, replace(model.policy, context=context)
         return Tracker(model, policy, size=size, device=self.device, precision=self.precision)
 
-    def described(self) -> dict[str, Any]:
+    def segmenter(self) -> Segmenter:
+        """The same for models that need no prompt.
+
+        Raises:
+            ModelError: no such model, weights, device or precision.
+        """
+        model: Any = self.model
+        if model is None or isinstance(model, str):
+            model = load_model(model or AUTOMATIC, preset=self.preset, backbone=self.backbone, weights=self.weights)
+        return Segmenter(model, size=self.size, device=self.device, precision=self.precision)
+
+    def runner(self, protocol: Protocol) -> Tracker | Segmenter:
+        """What runs the model on a benchmark."""
+        return self.tracker(protocol) if protocol.prompted else self.segmenter()
+
+    def described(self, protocol: Protocol) -> dict[str, Any]:
         """For records: what was chosen."""
         chosen = {one.name: getattr(self, one.name) for one in fields(self)}
         chosen["model"] = type(self.model).__qualname__
-        if self.model is None or isinstance(self.model, str):
+        if self.model is None and not protocol.prompted:
+            chosen["model"] = AUTOMATIC
+        elif self.model is None or isinstance(self.model, str):
             chosen["model"] = model_name(self.model, self.preset, self.backbone)
         return {name: value for name, value in chosen.items() if value is not None}
 
@@ -103,7 +122,7 @@ def run_benchmark(
     resume: bool = False,
     say: Say = lambda line: None,
 ) -> list[Sequence]:
-    """Run a guided model on a benchmark: masks go to OUT/masks/<sequence>, a record of each run to OUT/runs.
+    """Run a model on a benchmark: masks go to OUT/masks/<sequence>, a record of each run to OUT/runs.
 
     Args:
         processes: that share the sequences and the cores.
@@ -115,28 +134,23 @@ def run_benchmark(
 
     Raises:
         DatasetError: all that is wrong with the benchmark, a line each.
-        ModelError: the model cannot be loaded, or the benchmark is not for guided models.
+        ModelError: the model cannot be loaded, or is not one for this benchmark.
         OutputError: OUT holds something else, or cannot be written to.
     """
     protocol, root, out = find_protocol(benchmark), Path(root), Path(out)
-    if not protocol.prompted:
-        raise ModelError(
-            f"{benchmark} is for models that need no prompt, and there is none yet; for a guided model choose "
-            "another, as davis2016 or davis2017"
-        )
     if processes > 1 and not (choice.model is None or isinstance(choice.model, str)):
         raise ModelError("several processes load the model by its name; give a name, or one process")
     found = check_dataset(protocol.dataset, root, split or protocol.split, sequences)
-    tracker = choice.tracker(protocol)
+    runner = choice.runner(protocol)
     _check_folder(out, overwrite=overwrite, resume=resume)
     # Before anything is written or run: a run of something else shows here.
-    finished = {one.name: record for one in found if resume and (record := _finished(one, protocol, tracker, out))}
+    finished = {one.name: record for one in found if resume and (record := _finished(one, protocol, runner, out))}
     _clear(out, everything=not resume)
     make_folder(out / "masks")
     make_folder(out / "runs")
     todo = [one for one in found if one.name not in finished]
     processes = min(processes, len(todo))
-    work = partial(_run, protocol, tracker, out, choice)
+    work = partial(_run, protocol, runner, out, choice)
     done = _in_processes(todo, protocol, choice, out, processes) if processes > 1 else (work(one) for one in todo)
     for count, (name, record) in enumerate(finished.items(), start=1):
         say(f"{count:4d}/{len(found)}  {name}: {record['frames']} frames, done before")
@@ -179,7 +193,7 @@ def _start_worker(protocol: Protocol, choice: Choice, out: Path, threads: int, p
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
-    _worker = partial(_run, protocol, choice.tracker(protocol), out, choice)
+    _worker = partial(_run, protocol, choice.runner(protocol), out, choice)
 
 
 def _end_with(parent: Connection) -> None:
@@ -223,7 +237,11 @@ def _clear(out: Path, *, everything: bool) -> None:
             if everything:
                 with suppress(OSError):  # where something else lies in it
                     folder.rmdir()
-                for path in (folder.with_name(record.name), record.with_suffix(".safetensors"), record):
+                for path in (
+                    folder.with_name(record.name),
+                    *(record.with_suffix(one) for one in (".safetensors", ".jsonl")),
+                    record,
+                ):
                     path.unlink(missing_ok=True)
     except OSError as error:
         raise output_error(out, error) from error
@@ -234,7 +252,7 @@ def _write_record(out: Path, record: Record) -> None:
         temporary.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _finished(sequence: Sequence, protocol: Protocol, tracker: Tracker, out: Path) -> Record | None:
+def _finished(sequence: Sequence, protocol: Protocol, runner: Tracker | Segmenter, out: Path) -> Record | None:
     """The record of a sequence's run, None where it was not finished.
 
     Raises:
@@ -244,7 +262,7 @@ def _finished(sequence: Sequence, protocol: Protocol, tracker: Tracker, out: Pat
         record = json.loads((out / "runs" / f"{sequence.name}.json").read_text())
     except (OSError, ValueError):
         return None
-    with _job(sequence, protocol, tracker, out) as job:
+    with _job(sequence, protocol, runner, out) as job:
         if record.get("fingerprint") != job.fingerprint:
             raise OutputError(
                 f"{out} holds a run of {sequence.name} with another input, model or setting: --overwrite replaces it"
@@ -268,13 +286,20 @@ class _Job:
 
 
 @contextmanager
-def _job(sequence: Sequence, protocol: Protocol, tracker: Tracker, out: Path) -> Iterator[_Job]:
-    given, names, files = prompts(sequence), list(sequence.images), list(sequence.images.values())
-    first = names.index(next(iter(given)))
+def _job(sequence: Sequence, protocol: Protocol, runner: Tracker | Segmenter, out: Path) -> Iterator[_Job]:
+    names, files = list(sequence.images), list(sequence.images.values())
+    given = prompts(sequence) if protocol.prompted else {}
+    first = names.index(next(iter(given))) if given else 0
     place = out / "masks" / sequence.name
     film = files[0].suffix.lower() in VIDEOS
     with Video(files[0], start=first) if film else Video(files[first:]) as video:
-        timeline = Timeline(video, place, correctable=False)
+        wanted = [place / f"{name}.png" for name in names]
+        if isinstance(runner, Segmenter):
+            files_of = place if protocol.objects == "one" else None  # else the masks are made into something else
+            timeline = Timeline(video, files_of, correctable=False)
+            yield _Job(timeline, runner.fingerprint(timeline), first, wanted)
+            return
+        tracker, timeline = runner, Timeline(video, place, correctable=False)
         if protocol.task == "jhmdb":
             joints = read_joints(sequence)[0]  # (N, 2)
             scale = min(video.size) / (tracker.size or min(video.size))
@@ -287,23 +312,27 @@ def _job(sequence: Sequence, protocol: Protocol, tracker: Tracker, out: Path) ->
         for frame, ids in given.items():
             labels = read_truth(sequence, frame)
             timeline.annotate(names.index(frame) - first, np.where(np.isin(labels, ids), labels, 0).astype(np.uint8))
-        yield _Job(timeline, tracker.fingerprint(timeline), first, [place / f"{name}.png" for name in names])
+        yield _Job(timeline, tracker.fingerprint(timeline), first, wanted)
 
 
-def _run(protocol: Protocol, tracker: Tracker, out: Path, choice: Choice, sequence: Sequence) -> Record:
+def _run(protocol: Protocol, runner: Tracker | Segmenter, out: Path, choice: Choice, sequence: Sequence) -> Record:
     """Run one sequence; the record of it, which is written before and, with the seconds, after."""
     started = perf_counter()
-    with _job(sequence, protocol, tracker, out) as job:
+    with _job(sequence, protocol, runner, out) as job:
         about = {"sequence": sequence.name, "fingerprint": job.fingerprint, "frames": len(sequence.images)}
-        record = about | choice.described()
+        record = about | choice.described(protocol)
         _write_record(out, record)
-        if job.joints is None:
+        if isinstance(runner, Segmenter):
             make_folder(job.wanted[0].parent)
-            tracker.fill(job.timeline, checkpoint=out / "runs" / f"{sequence.name}.safetensors")
+            log = out / "runs" / f"{sequence.name}.jsonl"
+            segment_sequence(protocol, runner, job.timeline, job.wanted, log, job.fingerprint)
+        elif job.joints is None:
+            make_folder(job.wanted[0].parent)
+            runner.fill(job.timeline, checkpoint=out / "runs" / f"{sequence.name}.safetensors")
             for path in job.wanted[: job.first]:  # before the first object enters
                 write_mask(path, np.zeros(job.timeline.size, np.uint8))
         else:
-            _carry_joints(job, tracker)
+            _carry_joints(job, runner)
     record["seconds"] = round(perf_counter() - started, 3)
     _write_record(out, record)
     return record

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from matchcut.cli.benchmarks import evaluate, score
-from matchcut.cli.masks import track
+from matchcut.cli.masks import segment, track
 from matchcut.cli.training import models, reproduce, train
 from matchcut.errors import MatchcutError
 
@@ -24,7 +24,7 @@ def _root() -> None:
     """Cut any object out of a video by matching."""
 
 
-for _command in (track, score, evaluate, train, reproduce, models):
+for _command in (track, segment, score, evaluate, train, reproduce, models):
     app.command()(_command)
 
 

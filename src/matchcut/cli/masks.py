@@ -1,4 +1,4 @@
-"""`track` and `segment`: from videos to masks."""
+"""`track` and `segment`: from videos to masks, with a prompt and without."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -94,3 +94,82 @@ def track(
             typer.echo("matchcut: stopped; run the same command with --resume to go on", err=True)
             raise typer.Exit(130) from stop
         summarise(folder, measured, wanted)
+
+
+def segment(
+    inputs: Annotated[list[str], typer.Argument(help="Video files, folders of frames, globs.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for the results; of several inputs, one in it each.")
+    ],
+    track: Annotated[
+        bool, typer.Option("--track", help="Hand the surest frames to the guided tracker, which fills the others.")
+    ] = False,
+    objects: Annotated[
+        bool, typer.Option("--objects", help="Split what moves into instances that stay apart; implies --track.")
+    ] = False,
+    flow: Annotated[
+        str, typer.Option(help="Optical flow: dis, raft-small, raft-large, or a folder of it, <frame name>.flo.")
+    ] = "dis",
+    flow_weights: Annotated[Path | None, typer.Option(help="RAFT's weights, instead of a download.")] = None,
+    flow_cache: Annotated[Path | None, typer.Option(help="Folder in which optical flow is kept.")] = None,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also overlay.mp4: the video with the masks on it.")
+    ] = False,
+    cutout: Annotated[
+        str | None, typer.Option(help='Also the object cut out: "png" (a folder of RGBA) or "mov" (ProRes 4444).')
+    ] = None,
+    coco: Annotated[bool, typer.Option("--coco", help="Also coco.json: the masks as run lengths.")] = False,
+    model: Annotated[str | None, typer.Option(help="See `matchcut models`.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A training run's, instead of those shipped.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "auto",
+    size: Annotated[
+        int | None, typer.Option(help="Short side it works at; masks have full size anyway.", min=32)
+    ] = None,
+    start: Annotated[int, typer.Option(help="First frame.", min=0)] = 0,
+    end: Annotated[int | None, typer.Option(help="Frame to stop before.", min=1)] = None,
+    stride: Annotated[int, typer.Option(help="Every n-th frame.", min=1)] = 1,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Go on with the frames of a video that ends early.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in -o.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in -o.")] = False,
+) -> None:
+    """Cut out the primary moving object, with no prompt."""
+    from matchcut import api
+    from matchcut.tracking.automatic import Segmenter
+    from matchcut.tracking.outputs import Outputs
+    from matchcut.tracking.tracker import Tracker
+    from matchcut.video.reader import Video
+    from matchcut.weights.specs import AUTOMATIC
+
+    if cutout not in (None, "png", "mov"):
+        raise PromptError(f'--cutout {cutout}: expected "png" or "mov"')
+    videos = [Video(one, start=start, end=end, stride=stride, allow_truncated=allow_truncated) for one in inputs]
+    folders, name = folders_of(out, videos), model or AUTOMATIC
+    network: Any = api.load_model(name, weights=str(weights) if weights else None)
+    guided: Any = api.load_model() if track or objects else None
+    wanted: Any = {"overlay": overlay, "cutout": cutout, "coco": coco}
+    for video, folder in zip(videos, folders, strict=True):
+        cache = flow_cache / video.name if flow_cache and len(videos) > 1 else flow_cache
+        source = api.flow_source(flow, weights=flow_weights, cache=cache, device=device)
+        segmenter = Segmenter(network, size=size, device=device, precision=precision, flow=source)
+        tracker = Tracker(guided, device=device, precision=precision) if guided else None
+        outputs = Outputs(folder, video.size, video.frame_rate, **wanted)
+        try:
+            with Bar(video.name) as bar:
+                measured = api.run_automatic(
+                    *(video, segmenter, folder, outputs),
+                    tracker=tracker,
+                    after=("objects" if objects else "track") if tracker else None,
+                    overwrite=overwrite,
+                    resume=resume,
+                    about=api.about_model(name, None, None, segmenter),
+                    progress=bar.update,
+                )
+        except KeyboardInterrupt as stop:
+            typer.echo("matchcut: stopped; run the same command with --resume to go on", err=True)
+            raise typer.Exit(130) from stop
+        summarise(folder, measured, wanted)
+        for line in measured["said"]:
+            typer.echo(f"note      {line}")

@@ -181,7 +181,7 @@ class MovingFrames:
 def _shifted(rng: np.random.Generator, frame: Frame) -> Frame:
     """A frame as a camera that moved a little sees it."""
     height, width = frame.shape[:2]
-    corners = np.float32([[0, 0], [width, 0], [0, height], [width, height]])
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float32)
     shift = rng.uniform(-0.03, 0.03, 2) * min(height, width) * rng.random()
     bent = corners + shift + rng.uniform(-0.01, 0.01, (4, 2)) * min(height, width)
     matrix = cv2.getPerspectiveTransform(corners, bent.astype(np.float32))

@@ -43,8 +43,9 @@ class GuidedModel(Protocol):
     tracker enlarges them to the frame.
 
     A model may also state `size`, the short side in pixels of the frames it wants; `multiple`, what both sides are a
-    multiple of; `enlarge`, "linear", "cubic" or "guided"; and `stretch`, whether each enlarged soft mask is stretched to [0, 1]
-    before the largest is taken; `grid` and `mask_grid`, pixels of a cell that is matched and of one of its soft masks.
+    multiple of; `enlarge`, "linear", "cubic" or "guided"; and `stretch`, whether each enlarged soft mask is stretched
+    to [0, 1] before the largest is taken; `grid` and `mask_grid`, pixels of a cell that is matched and of one of its
+    soft masks.
     """
 
     policy: MemoryPolicy

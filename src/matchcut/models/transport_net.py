@@ -111,7 +111,8 @@ class TransportNet(nn.Module):
         self.decoder = Decoder(lateral, form.width)
         self.mask = nn.Conv2d(form.width, 1, 3, padding=1)
         self.edge = nn.Conv2d(form.width, 1, 3, padding=1) if form.edge else None
-        nn.init.constant_(self.mask.bias, -1.0)  # type: ignore[arg-type]  (a quarter of a frame is the object, or less)
+        with torch.no_grad():
+            self.mask.bias.fill_(-1.0)  # type: ignore[union-attr]  # a quarter of a frame is the object, or less
 
     def with_settings(self, **changes: Any) -> "TransportNet":
         """The same network, its parameters shared, with some settings changed."""
@@ -128,7 +129,8 @@ class TransportNet(nn.Module):
         found = []
         for stage, *pair in zip(self.form.stages, self.backbone(image), self.motion(flow), strict=True):
             if self.form.project:
-                pair = [to(one) for to, one in zip(self.bring[str(stage)], pair, strict=True)]  # type: ignore[arg-type]
+                to: Any = self.bring[str(stage)]
+                pair = [to[0](pair[0]), to[1](pair[1])]
             found.append((pair[0], pair[1]))
         return found
 
@@ -157,7 +159,8 @@ class TransportNet(nn.Module):
 
     def segment(self, image: Tensor, flow: Tensor) -> Tensor:
         """The automatic model's method: the probability of the primary object, (B, 1, H / 4, W / 4) in [0, 1]."""
-        return self(image, flow)[0].float().sigmoid()
+        logits: Tensor = self(image, flow)[0]
+        return logits.float().sigmoid()
 
 
 class Decoder(nn.Module):
@@ -220,5 +223,5 @@ def build_transport_net(
         if form not in FORMS:
             raise ModelError(f"unknown form {form!r}; there are {', '.join(FORMS)}")
         form = FORMS[form]
-    both = (Backbone(name, form.stages, 32, pretrained) for name in (form.appearance, form.motion))
-    return TransportNet(*both, form, settings)
+    appearance, motion = (Backbone(name, form.stages, 32, pretrained) for name in (form.appearance, form.motion))
+    return TransportNet(appearance, motion, form, settings)

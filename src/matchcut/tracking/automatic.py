@@ -4,11 +4,15 @@ Frames are read, resized and given their optical flow in one thread, the network
 a third. Of the video, never more is held than a few frames.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,11 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from matchcut.errors import ModelError, VideoError
-from matchcut.files import make_folder
+from matchcut.files import atomic_path, make_folder
+from matchcut.masks import LabelMap
 from matchcut.models.base import AutomaticModel
 from matchcut.tracking.memory import Chain
 from matchcut.tracking.pipeline import prefetch
 from matchcut.tracking.placement import pick_device, pick_precision
+from matchcut.tracking.soft_masks import to_labels
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Frame, Progress
 from matchcut.video.flow import (
@@ -38,6 +44,8 @@ from matchcut.video.flow import (
 )
 
 Soft = NDArray[np.float32]
+Pair = tuple[Frame, Frame]
+"""A frame as it is, and as the network sees it."""
 FlowOf = Callable[[Frame, Frame], Flow]
 """From one frame to another, both RGB (H, W, 3) uint8 of one size, to (H, W, 2) float32 in pixels."""
 Keep = Callable[[int, Soft], None]
@@ -50,14 +58,16 @@ STILL_SHARE = 0.5
 class Moving:
     """A frame with its motion."""
 
-    picture: Frame
-    """(H, W, 3) as the network sees it."""
+    frame: Frame
+    """(H, W, 3) as it is."""
+    small: Frame
+    """(h, w, 3) as the network sees it."""
     flow: Frame
-    """(H, W, 3) its optical flow, drawn; white where nothing moves."""
+    """(h, w, 3) its optical flow, drawn; white where nothing moves."""
     still: bool
     """Whether nothing moves, or the motion cannot be known: a single frame, or one between two cuts."""
     cut: bool
-    """Whether another scene begins with this frame."""
+    """Whether a scene begins with this frame."""
 
 
 class FlowSource:
@@ -78,6 +88,7 @@ class FlowSource:
         self, compute: FlowOf = dis_flow, folder: Path | None = None, cache: Path | None = None, camera: bool = True
     ) -> None:
         self.compute, self.cache, self.camera = compute, cache, camera
+        self.name: str = str(folder) if folder else getattr(compute, "name", getattr(compute, "__name__", "own"))
         self.files: dict[str, Path] = {}
         self.missing: list[str] = []
         if folder is not None:
@@ -117,28 +128,49 @@ class FlowSource:
 
 
 def with_motion(
-    frames: Iterable[tuple[int, Frame]], name: Callable[[int], str], source: FlowSource
+    frames: Iterable[tuple[int, Pair]], name: Callable[[int], str], source: FlowSource
 ) -> Iterator[tuple[int, Moving]]:
-    """Each frame with the flow to the next; of the last of a scene, to the one before."""
-    before: Frame | None = None
-    held: tuple[int, Frame] | None = None
+    """Each frame with the flow to the next; of the last of a scene, to the one before.
+
+    Args:
+        frames: each as it is and as the network sees it.
+        name: of a frame, by its index.
+    """
+    before: Pair | None = None
+    held: tuple[int, Pair] | None = None
     for index, after in _with_end(frames):
         if held is not None:
-            at, frame = held
-            ends = after is None or is_cut(frame, after)
+            at, pair = held
+            ends = after is None or is_cut(pair[1], after[1])
             other = before if ends else after
-            drawn, still = np.full_like(frame, 255), True
+            drawn, still = np.full_like(pair[1], 255), True
             if other is not None:
-                drawn, still = source.of(name(at), frame, other)
-            yield at, Moving(frame, drawn, still, before is None and at > 0)
-            before = None if ends else frame
+                drawn, still = source.of(name(at), pair[1], other[1])
+            yield at, Moving(*pair, drawn, still, before is None)
+            before = None if ends else pair
         if after is not None:
             held = (index, after)
 
 
-def _with_end(frames: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, Frame | None]]:
+def _with_end(frames: Iterable[tuple[int, Pair]]) -> Iterator[tuple[int, Pair | None]]:
     yield from frames
     yield -1, None
+
+
+def _begin_log(log: Path | None, fingerprint: str) -> list[dict[str, Any]]:
+    """The frames that an interrupted run with this fingerprint has done; of another, a new log."""
+    if log is None:
+        return []
+    lines: list[dict[str, Any]] = []
+    if log.exists():
+        with suppress(ValueError):  # the last line may be cut short
+            for line in log.read_text(encoding="utf-8").splitlines():
+                lines.append(json.loads(line))
+    same = bool(lines) and lines[0].get("fingerprint") == fingerprint
+    kept = lines if same else [{"fingerprint": fingerprint}]
+    with atomic_path(log) as temporary:
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    return kept[1:]
 
 
 class Segmenter:
@@ -165,6 +197,8 @@ class Segmenter:
     ) -> None:
         if size is not None and size < 32:
             raise ModelError(f"size: expected at least 32 pixels, got {size}")
+        if hasattr(model, "remember"):
+            raise ModelError(f"{type(model).__name__} carries masks that are given: track with it, or evaluate guided")
         self.device = pick_device(device)
         self.dtype = pick_precision(precision, self.device)
         self.model = model
@@ -181,50 +215,93 @@ class Segmenter:
         self.cuts: list[int] = []
         """Frames of the last video with which another scene begins."""
 
-    def fill(self, timeline: Timeline, progress: Progress | None = None, keep: Keep | None = None) -> None:
+    def fill(
+        self,
+        timeline: Timeline,
+        progress: Progress | None = None,
+        keep: Keep | None = None,
+        log: Path | None = None,
+        fingerprint: str = "",
+    ) -> None:
         """Give each frame of a timeline the mask of the primary object, as object 1, and how sure it is.
 
         Args:
             progress: called after each frame.
             keep: is given each frame's index and its probability (H, W) in [0, 1], at the frame's size.
+            log: a file to which each frame is added as it is done, so that an interrupted `fill` whose masks are files
+                goes on there.
+            fingerprint: what `self.fingerprint` says; a log of another one is begun anew.
         """
-        video, total = timeline.video, len(timeline)
+        video, total, chain = timeline.video, len(timeline), self.chain(timeline)
         self.still, self.cuts, self.flow.missing = [], [], []
-        chain = Chain(-1, 1, total - 1)
-        moving = with_motion(self._resized(video.frames()), video.frame_name, self.flow)
+        done = _begin_log(log, fingerprint)
+        for one in done:
+            self._note(one["frame"], one["still"], one["cut"])
+            timeline.mark(one["frame"], {1: one["confidence"]}, chain)
+        first = max(len(done) - 1, 0)  # the flow of a scene's last frame leads to the one before
+        moving = with_motion(self._resized(video.frames(first)), video.frame_name, self.flow)
+
+        def put(frame: int, labels: LabelMap, sure: float, still: bool, cut: bool) -> None:
+            timeline.put(frame, labels, {1: sure}, chain)
+            if log is not None:
+                line = {"frame": frame, "confidence": sure, "still": still, "cut": cut}
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(line) + "\n")
+
         with prefetch(moving, lambda one: one) as source, ThreadPoolExecutor(1) as writer:
             writing = None
             started = perf_counter()
-            for index, one in source:
-                self._count("read", started)
-                started = perf_counter()
-                soft = self._probability(one)
-                self._count("network", started)
-                started = perf_counter()
-                large = cv2.resize(soft, timeline.size[::-1], interpolation=cv2.INTER_LINEAR)
-                labels = (large > 0.5).astype(np.uint8)
-                sure = confidence_of(soft) * (STILL_SHARE if one.still else 1.0)
-                self._count("enlarge", started)
-                if one.still:
-                    self.still.append(index)
-                if one.cut:
-                    self.cuts.append(index)
-                started = perf_counter()
+            for index, found in source:
+                if index < len(done):
+                    continue
+                started = self._count("read", started)
+                soft = self._probability(found)
+                started = self._count("network", started)
+                labels = to_labels(np.stack([1 - soft, soft]), [1], timeline.size, "guided", frame=found.frame)
+                sure = round(confidence_of(soft) * (STILL_SHARE if found.still else 1.0), 4)
+                cut = found.cut and index > 0
+                self._note(index, found.still, cut)
+                started = self._count("enlarge", started)
                 if writing is not None:
                     writing.result()  # raises what went wrong there
-                self._count("write", started)
-                writing = writer.submit(timeline.put, index, labels, {1: sure}, chain)
+                started = self._count("write", started)
+                writing = writer.submit(put, index, labels, sure, found.still, cut)
                 if keep is not None:
-                    keep(index, np.asarray(large, np.float32))
+                    keep(index, cv2.resize(soft, timeline.size[::-1], interpolation=cv2.INTER_LINEAR))  # type: ignore[arg-type]
                 if progress is not None:
                     progress(index + 1, total)
                 started = perf_counter()
             if writing is not None:
                 writing.result()
 
-    def _resized(self, frames: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, Frame]]:
+    def chain(self, timeline: Timeline) -> Chain:
+        """What the timeline takes the masks for: made frame by frame, from nothing that was annotated."""
+        return Chain(-1, 1, len(timeline) - 1)
+
+    def fingerprint(self, timeline: Timeline) -> str:
+        """A hash of all that the masks of a timeline depend on: input, flow, model and settings."""
+        video, files = timeline.video, sorted(self.flow.files.values())
+        backbone = getattr(self.model, "backbone", None)
+        seen = (
+            *(video.source, video.stamp(), timeline.length, tuple(timeline.size)),
+            *(video.frame_name(0), video.frame_name(len(video) - 1)),
+            *(type(self.model).__qualname__, getattr(backbone, "weights", None), getattr(self.model, "form", None)),
+            *(self.size, self.square, str(self.dtype), self.flow.camera, self.flow.name),
+            *((str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in files),
+        )
+        return hashlib.sha256(repr(seen).encode()).hexdigest()
+
+    def _note(self, frame: int, still: bool, cut: bool) -> None:
+        if still:
+            self.still.append(frame)
+        if cut:
+            self.cuts.append(frame)
+
+    def _resized(self, frames: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, Pair]]:
         for index, frame in frames:
-            yield index, cv2.resize(frame, self._working(frame.shape[:2])[::-1], interpolation=cv2.INTER_AREA)  # type: ignore[misc]
+            size = self._working(frame.shape[:2])
+            how = cv2.INTER_AREA if size[0] < frame.shape[0] else cv2.INTER_CUBIC
+            yield index, (frame, np.asarray(cv2.resize(frame, size[::-1], interpolation=how), np.uint8))
 
     def _working(self, size: tuple[int, ...]) -> tuple[int, int]:
         """The size that the network sees: both sides a multiple of what it wants."""
@@ -234,14 +311,16 @@ class Segmenter:
         return height, width
 
     def _probability(self, one: Moving) -> Soft:
-        image, flow = (_image(part).to(self.device) for part in (one.picture, one.flow))
+        image, flow = (_image(part).to(self.device) for part in (one.small, one.flow))
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
             found = self.model.segment(image, flow)
         soft: Soft = found[0, 0].float().cpu().numpy()
         return soft
 
-    def _count(self, stage: str, started: float) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + perf_counter() - started
+    def _count(self, stage: str, started: float) -> float:
+        now = perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - started
+        return now
 
 
 def confidence_of(soft: Soft) -> float:

@@ -20,7 +20,8 @@ Frame = NDArray[np.uint8]
 Cutout = Literal["png", "mov"]
 
 CHECKPOINT = ".resume.safetensors"
-OWN = ("masks", "cutout", "timeline.json", "overlay.mp4", "cutout.mov", "coco.json", CHECKPOINT)
+LOG = ".resume.jsonl"
+OWN = ("masks", "cutout", "timeline.json", "overlay.mp4", "cutout.mov", "coco.json", CHECKPOINT, LOG)
 """What a run writes into its folder."""
 
 

@@ -68,7 +68,9 @@ def _guided_labels(soft: NDArray[np.float32], ids: list[int], frame: Frame) -> L
         ahead = large > best[box]
         labels[box][ahead] = one
         np.maximum(best[box], large, out=best[box])
-    labels[best <= 1 - total] = 0  # the filter is linear and soft masks sum to 1: what is left is the background's
+    # The filter is linear, so that the background's mask is what the objects' leave of what is known.
+    known = cv2.resize(soft.sum(0), size[::-1], interpolation=cv2.INTER_LINEAR)
+    labels[best <= np.maximum(known - total, FAINT)] = 0
     return labels
 
 
@@ -116,18 +118,18 @@ def guided_enlarge(
         [[across, 0, (x0 + 0.5) * across - 0.5 - left], [0, down, (y0 + 0.5) * down - 0.5 - top]], np.float64
     )
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    line = cv2.warpAffine(line, place, (x1 - x0, y1 - y0), flags=how, borderMode=cv2.BORDER_REPLICATE)
+    line_at: Any = cv2.warpAffine(line, place, (x1 - x0, y1 - y0), flags=how, borderMode=cv2.BORDER_REPLICATE)
     picture = frame[y0:y1, x0:x1].astype(np.float32) / 255
-    large = np.einsum("hwc,hwc->hw", line[..., :3], picture) + line[..., 3]
+    large = np.einsum("hwc,hwc->hw", line_at[..., :3], picture) + line_at[..., 3]
     return (slice(y0, y1), slice(x0, x1)), np.asarray(large, np.float32)
 
 
-def _span(seen: NDArray[np.bool_], size: int) -> tuple[int, int]:
+def _span(seen: Any, size: int) -> tuple[int, int]:
     at = np.flatnonzero(seen)
     return max(int(at[0]) - MARGIN, 0), min(int(at[-1]) + 1 + MARGIN, size)
 
 
-def _blur(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _blur(values: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(cv2.blur(values, (2 * RADIUS + 1, 2 * RADIUS + 1)), np.float32)
 
 

@@ -76,6 +76,8 @@ class Tracker:
     ) -> None:
         if size is not None and size < 8:
             raise ModelError(f"size: expected at least 8 pixels, got {size}")
+        if not hasattr(model, "remember"):
+            raise ModelError(f"{type(model).__name__} needs no prompt and carries no masks: segment with it")
         self.device = pick_device(device)
         self.dtype = pick_precision(precision, self.device)
         self.model = model

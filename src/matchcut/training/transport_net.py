@@ -121,8 +121,8 @@ def make_network(settings: TransportNetTraining) -> TransportNet:
     form = replace(FORMS[settings.form], **asked, edge=settings.edge > 0)  # type: ignore[arg-type]
     packaged = WEIGHTS["efficientnet-lite0-imagenet"]
     if settings.start == "imagenet" and {form.appearance, form.motion} == {packaged.backbone}:
-        both = (packaged_backbone(packaged, form.stages, 32) for _ in range(2))
-        return TransportNet(*both, form)
+        appearance, motion = (packaged_backbone(packaged, form.stages, 32) for _ in range(2))
+        return TransportNet(appearance, motion, form)
     return build_transport_net(form, pretrained=settings.start == "imagenet")
 
 

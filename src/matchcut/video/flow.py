@@ -7,6 +7,7 @@ it is. DIS (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,8 +34,9 @@ def dis_flow(first: Frame, second: Frame) -> Flow:
     grey = [cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (first, second)]
     if min(grey[0].shape) < 16:  # DIS has patches of 8 pixels, on several scales
         return np.zeros((*grey[0].shape, 2), np.float32)
-    engine = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-    found: Flow = engine.calc(grey[0], grey[1], None)  # type: ignore[call-overload]
+    opencv: Any = cv2  # whose types do not know it
+    engine = opencv.DISOpticalFlow_create(opencv.DISOPTICAL_FLOW_PRESET_FAST)
+    found: Flow = engine.calc(grey[0], grey[1], None)
     return found
 
 
@@ -63,7 +65,7 @@ def camera_flow(flow: Flow) -> Flow:
 def motion_of(flow: Flow) -> float:
     """How fast the fastest hundredth of the pixels moves, as a share of the short side; below `STILL` nothing does."""
     speed = np.hypot(flow[..., 0], flow[..., 1])
-    return float(np.percentile(speed[::2, ::2], 99)) / min(flow.shape[:2])
+    return float(np.percentile(speed[::2, ::2], 99)) / float(min(flow.shape[:2]))
 
 
 def draw_flow(flow: Flow, largest: float | None = None) -> Frame:
@@ -103,7 +105,7 @@ def resize_flow(flow: Flow, size: tuple[int, int]) -> Flow:
         return flow
     how = cv2.INTER_AREA if size[0] < height else cv2.INTER_LINEAR
     resized = cv2.resize(flow, size[::-1], interpolation=how)
-    return np.asarray(resized * np.float32([size[1] / width, size[0] / height]), np.float32)
+    return np.asarray(resized * np.array([size[1] / width, size[0] / height], np.float32), np.float32)
 
 
 def is_cut(first: Frame, second: Frame) -> bool:

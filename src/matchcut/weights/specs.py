@@ -33,6 +33,8 @@ class Model:
     summary: str
     weights: str
     """In `WEIGHTS`."""
+    prompted: bool = True
+    """Whether it carries masks that are given; else it finds the object itself."""
     scores: dict[str, float] = field(default_factory=dict)
     """Measured by `python benchmarks/quality.py`."""
 
@@ -73,6 +75,18 @@ WEIGHTS: dict[str, Weights] = {
     ),
 }
 
+WEIGHTS["transport-net-small"] = Weights(
+    name="transport-net-small",
+    backbone="tf_efficientnet_lite0",
+    licence="CC BY-NC 4.0",
+    origin="recipes/transport_net.toml on DAVIS, see docs/transport_net.md; both backbones as above",
+    package="matchcut",
+    file="weights/files/transport_net_small.safetensors",
+    sha256="",
+    mean=(127 / 255,) * 3,
+    std=(128 / 255,) * 3,
+)
+
 MODELS: dict[str, Model] = {
     "label-propagation": PropagationModel(
         name="label-propagation",
@@ -92,8 +106,18 @@ MODELS: dict[str, Model] = {
         scores={"J&F, 8 sequences of DAVIS-2016 train": 87.1},
     ),
 }
+MODELS["transport-net"] = Model(
+    name="transport-net",
+    summary="no prompt: appearance matched to motion by optimal transport finds the primary moving object",
+    weights="transport-net-small",
+    scores={},
+    prompted=False,
+)
 
 DEFAULT_MODEL = "mask-vos"
+"""Of `track`."""
+AUTOMATIC = "transport-net"
+"""Of `segment`."""
 
 
 def model_name(model: str | None, *asked: object) -> str:

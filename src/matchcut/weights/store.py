@@ -37,8 +37,8 @@ def load_model(
     stages: tuple[int, ...] | None = None,
     stride: int | None = None,
     weights: str | None = None,
-) -> LabelPropagation | MaskVOS:
-    """A model by name, ready for a `Tracker`.
+) -> LabelPropagation | MaskVOS | TransportNet:
+    """A model by name, ready for a `Tracker`; one that needs no prompt, for a `Segmenter`.
 
     Args:
         name: one of `list_models()`. None is the default; label propagation, where a preset, backbone, stages or stride
@@ -47,8 +47,8 @@ def load_model(
         backbone: any timm model instead of the default one; timm downloads its ImageNet or self-supervised weights.
         stages: which of the backbone's features (see `Backbone`); its last at 1/16 or less where None.
         stride: of the features and the grid, for CNNs; 8 for another backbone than the default where None.
-        weights: a local file of the backbone's weights, so that nothing is downloaded; of mask-vos, the
-            `weights.safetensors` of a training run, and all else comes with it.
+        weights: a local file of the backbone's weights, so that nothing is downloaded; of a model that was
+            trained here, the `weights.safetensors` of a run, and all else comes with it.
 
     Raises:
         ModelError: unknown names, or weights that cannot be had or do not fit.
@@ -62,7 +62,8 @@ def load_model(
     if not isinstance(spec, PropagationModel):
         if any(one is not None for one in (preset, backbone, stages, stride)):
             raise ModelError(f"{name}: preset, backbone, stages and stride come with its weights; leave them out")
-        return trained_mask_vos(packaged_file(WEIGHTS[spec.weights]) if weights is None else Path(weights))
+        file = packaged_file(WEIGHTS[spec.weights]) if weights is None else Path(weights)
+        return trained_mask_vos(file) if spec.prompted else trained_transport_net(file)
     packaged = WEIGHTS[spec.weights]
     mix: tuple[float, ...] | None = None
     grid: int | None = None
@@ -121,8 +122,8 @@ def trained_transport_net(path: Path) -> TransportNet:
 
     def build(parts: dict[str, Any]) -> TransportNet:
         form = TransportNetForm(**parts)
-        both = (Backbone(name, form.stages, 32) for name in (form.appearance, form.motion))
-        return TransportNet(*both, form)
+        appearance, motion = (Backbone(name, form.stages, 32) for name in (form.appearance, form.motion))
+        return TransportNet(appearance, motion, form)
 
     return _trained(path, "transport-net", build, ("backbone", "motion"))
 

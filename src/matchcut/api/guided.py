@@ -1,50 +1,24 @@
-"""What most users call: names and paths in, objects out. Each function is a few lines over the objects."""
+"""Tracking: from a video and a prompt to masks, as a timeline or in a folder."""
 
 import itertools
-import json
-import platform
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from matchcut.benchmarks.protocols import find_protocol
-from matchcut.benchmarks.results import Result
-from matchcut.benchmarks.run import Choice, Say, run_benchmark
-from matchcut.benchmarks.score import hidden_truth, score
-from matchcut.errors import MaskError, OutputError, PromptError
+from matchcut.api.records import finished_run, measured_of, versions
+from matchcut.errors import MaskError, PromptError
 from matchcut.masks import MAX_OBJECTS, LabelMap, check_mask, object_ids, read_mask, write_mask
 from matchcut.models.base import GuidedModel
-from matchcut.models.mask_vos import MaskVOS
 from matchcut.tracking.outputs import CHECKPOINT, Outputs, open_folder, write_record
 from matchcut.tracking.prompts import box_to_mask, check_box, combine
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Progress, Tracker
 from matchcut.video.reader import Video
-from matchcut.weights.specs import MODELS, WEIGHTS, model_name
-from matchcut.weights.store import list_models, load_model
-
-__all__ = [
-    "about_model",
-    "annotations_of",
-    "evaluate",
-    "list_models",
-    "load_model",
-    "run",
-    "score",
-    "track",
-    "train",
-    "versions",
-]
-
-if TYPE_CHECKING:
-    from matchcut.training.config import TrainConfig
+from matchcut.weights.store import load_model
 
 Frame = NDArray[np.uint8]
 
@@ -162,7 +136,7 @@ def run(
     tracker: Tracker,
     folder: Path,
     outputs: Outputs,
-    mask: str | Path | None = None,
+    mask: str | Path | Mapping[int, LabelMap] | None = None,
     boxes: Sequence[Sequence[float]] = (),
     *,
     frame: int = 0,
@@ -196,10 +170,10 @@ def run(
     for index, labels in annotations.items():
         timeline.annotate(index, labels)
     fingerprint = tracker.fingerprint(timeline)
-    finished = _finished(folder, fingerprint)
+    finished = finished_run(folder, fingerprint)
     if finished is None:
         tracker.fill(timeline, progress, folder / CHECKPOINT)
-        measured = _measured(len(video), started, tracker)
+        measured = measured_of(len(video), started, tracker.seconds)
     else:
         for chain in timeline.chains():
             for index in chain.frames():
@@ -216,21 +190,6 @@ def run(
     if finished is None:
         timeline.save(folder, **(about or {}), **versions(), **measured, fingerprint=fingerprint)
     return measured
-
-
-def _finished(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The record of a finished run with this fingerprint in a folder; None where there is none.
-
-    Raises:
-        OutputError: the folder holds a finished run of something else.
-    """
-    path = folder / "timeline.json"
-    if not path.exists():
-        return None
-    record: dict[str, Any] = json.loads(path.read_text())
-    if record.get("fingerprint") != fingerprint:
-        raise OutputError(f"{folder} holds a run of another input, prompt or setting: --overwrite replaces it")
-    return record
 
 
 def _first_frame(video: Video) -> tuple[Frame, Iterator[Frame]]:
@@ -266,123 +225,7 @@ def _run_stream(
             count = index + 1
             if progress is not None:
                 progress(count, 0)
-    measured = _measured(count, started, tracker)
+    measured = measured_of(count, started, tracker.seconds)
     described = {"input": video.source, "size": list(video.size), "frame_rate": float(video.frame_rate)}
     write_record(folder, {**described, **about, **versions(), **measured})
     return measured
-
-
-def evaluate(
-    benchmark: str,
-    root: str | Path,
-    out: str | Path,
-    *,
-    split: str | None = None,
-    sequences: Sequence[str] | None = None,
-    model: str | GuidedModel | None = None,
-    preset: str | None = None,
-    backbone: str | None = None,
-    weights: str | None = None,
-    size: int | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    processes: int = 1,
-    overwrite: bool = False,
-    resume: bool = False,
-    say: Say = lambda line: None,
-) -> Result | None:
-    """Run a model on a benchmark into a folder, and score its masks by the official protocol.
-
-    Args:
-        benchmark, root, split, sequences: see `matchcut.score`.
-        out: masks go to OUT/masks/<sequence>; `write_report` adds tables and plots.
-        model, preset, backbone, weights, size, device, precision: see `load_model` and `Tracker`.
-        processes, overwrite, resume, say: see `run_benchmark`.
-
-    Returns:
-        The scores; None where the benchmark keeps the truth to itself.
-
-    Raises:
-        MatchcutError: the benchmark is not whole, the model or the folder cannot be used; the message says all of it.
-    """
-    choice = Choice(model, preset, backbone, weights, size, device, precision)
-    how: Any = {"processes": processes, "overwrite": overwrite, "resume": resume, "say": say}
-    found = run_benchmark(benchmark, root, out, choice, split=split, sequences=sequences, **how)
-    if any(hidden_truth(find_protocol(benchmark), one) for one in found):
-        return None
-    return score(benchmark, root, Path(out) / "masks", split=split, sequences=sequences)
-
-
-def about_model(model: str | None, preset: str | None, backbone: str | None, tracker: Tracker) -> dict[str, Any]:
-    """What a record says of the model: its name, settings and weights."""
-    model = model_name(model, preset, backbone)
-    weights, own = WEIGHTS[MODELS[model].weights], getattr(tracker.model, "backbone", None)
-    if isinstance(tracker.model, MaskVOS):  # of a file, which the store knows by name and hash
-        assert own is not None and own.weights is not None
-        backbone = own.name
-        name, _, digest = own.weights.rpartition(" ")
-    elif backbone in (None, weights.backbone):
-        backbone, name, digest = weights.backbone, weights.name, weights.sha256
-    else:
-        name, digest = backbone, None
-    return {
-        "model": model,
-        "preset": preset,
-        "backbone": backbone,
-        "weights": name,
-        "weights_sha256": digest,
-        "working_size": tracker.size,
-        "device": str(tracker.device),
-        "precision": str(tracker.dtype).removeprefix("torch."),
-    }
-
-
-def train(
-    recipe: "str | Path | TrainConfig",
-    data: str | Path | Sequence[str | Path],
-    out: str | Path,
-    *,
-    resume: bool = False,
-    device: str = "auto",
-    cache: str | Path | None = None,
-    say: Say = lambda line: None,
-) -> Path:
-    """Train a network by a recipe (docs/training.md); started by torchrun, as one of its processes.
-
-    Args:
-        recipe: a TOML file, or what `read_config` makes of one.
-        data, out, resume, device, cache, say: see `matchcut.training.loop.train`; `data` may be one folder.
-
-    Returns:
-        The file of weights, for `load_model(..., weights=...)`.
-
-    Raises:
-        MatchcutError: the recipe, the data or the folder cannot be used, or the run cannot go on; the message says why.
-    """
-    from matchcut.training import training_loop
-    from matchcut.training.config import TrainConfig, read_config
-
-    run_training = training_loop()
-    config = recipe if isinstance(recipe, TrainConfig) else read_config(Path(recipe))
-    roots = [Path(one) for one in ([data] if isinstance(data, str | Path) else data)]
-    place = Path(cache) if cache is not None else None
-    written: Path = run_training(config, roots, Path(out), resume=resume, device=device, cache=place, say=say)
-    return written
-
-
-def versions() -> dict[str, Any]:
-    """Versions of what made a result."""
-    names = ("matchcut", "torch", "timm", "av", "numpy", "opencv-python-headless")
-    return {"versions": {"python": platform.python_version(), **{name: version(name) for name in names}}}
-
-
-def _measured(frames: int, started: float, tracker: Tracker) -> dict[str, Any]:
-    seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
-    return {
-        "frames": frames,
-        "seconds": round(seconds, 3),
-        "frames_a_second": round(frames / seconds, 2),
-        "seconds_a_stage": {stage: round(spent, 3) for stage, spent in tracker.seconds.items()},
-        "peak_memory_gib": round(peak, 3),
-    }

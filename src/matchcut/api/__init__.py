@@ -1,0 +1,24 @@
+"""What most users call: names and paths in, objects out. Each function is a few lines over the objects."""
+
+from matchcut.api.automatic import flow_source, run_automatic, segment
+from matchcut.api.evaluation import evaluate, train
+from matchcut.api.guided import annotations_of, run, track
+from matchcut.api.records import about_model, versions
+from matchcut.benchmarks.score import score
+from matchcut.weights.store import list_models, load_model
+
+__all__ = [
+    "about_model",
+    "annotations_of",
+    "evaluate",
+    "flow_source",
+    "list_models",
+    "load_model",
+    "run",
+    "run_automatic",
+    "score",
+    "segment",
+    "track",
+    "train",
+    "versions",
+]

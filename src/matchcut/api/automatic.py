@@ -1,0 +1,197 @@
+"""Segmenting with no prompt: the primary moving object of a video, as a timeline or in a folder."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from matchcut.api.guided import run
+from matchcut.api.records import finished_run, measured_of, versions
+from matchcut.errors import ModelError, PromptError
+from matchcut.masks import LabelMap
+from matchcut.models.base import AutomaticModel
+from matchcut.tracking.automatic import FlowSource, Segmenter
+from matchcut.tracking.instances import confident_frames, split
+from matchcut.tracking.outputs import LOG, Outputs, open_folder
+from matchcut.tracking.placement import pick_device
+from matchcut.tracking.timeline import Timeline
+from matchcut.tracking.tracker import Progress, Tracker
+from matchcut.video.flow import dis_flow
+from matchcut.video.reader import Video
+from matchcut.weights.specs import AUTOMATIC
+from matchcut.weights.store import load_model
+
+After = Literal["track", "objects"]
+"""What follows: the surest frames are tracked to all others; the region is split into instances that are tracked."""
+
+
+def segment(
+    source: str | Path | Video,
+    *,
+    model: str | AutomaticModel | None = None,
+    after: After | None = None,
+    flow: str | Path = "dis",
+    size: int | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Progress | None = None,
+) -> Timeline:
+    """Find the primary moving object of a video, with no prompt.
+
+    Args:
+        source: a video file, folder of frames, glob or `Video`.
+        model: a name, or any automatic model; None is the default.
+        after: "track" hands the surest frames to the default guided tracker, which fills the others from them;
+            "objects" also splits the region into instances that stay apart.
+        flow: "dis", "raft-small", "raft-large", or a folder of precomputed flow (see `FlowSource`).
+        size, device, precision: see `Segmenter`.
+        progress: called with frames done and frames to do.
+
+    Returns:
+        The filled timeline; `save` writes the masks, `save_video` the overlay.
+
+    Raises:
+        MatchcutError: the input, the flow or the model cannot be used; the message says why.
+    """
+    video = source if isinstance(source, Video) else Video(source)
+    network: Any = load_model(model or AUTOMATIC) if model is None or isinstance(model, str) else model
+    segmenter = Segmenter(network, size=size, device=device, precision=precision, flow=flow_source(flow, device=device))
+    timeline = Timeline(video)
+    segmenter.fill(timeline, progress)
+    if after is None:
+        return timeline
+    tracker = Tracker(load_model(), device=device, precision=precision)  # type: ignore[arg-type]
+    annotations = annotations_from(timeline, segmenter, tracker, after)
+    tracked = Timeline(video)
+    for frame, labels in annotations.items():
+        tracked.annotate(frame, labels)
+    tracker.fill(tracked, progress)
+    return tracked
+
+
+def flow_source(
+    flow: str | Path, *, weights: Path | None = None, cache: Path | None = None, device: str = "auto"
+) -> FlowSource:
+    """Where optical flow comes from, by what a user names: dis, raft-small, raft-large or a folder.
+
+    Raises:
+        MatchcutError: no such network or folder, or no weights.
+    """
+    if str(flow) == "dis":
+        return FlowSource(dis_flow, cache=cache)
+    if not Path(flow).is_dir():
+        from matchcut.models.raft import Raft  # torchvision's models take a second to load
+
+        return FlowSource(Raft(str(flow), weights, pick_device(device)), cache=cache)
+    return FlowSource(folder=Path(flow), cache=cache)
+
+
+def annotations_from(
+    timeline: Timeline, segmenter: Segmenter, tracker: Tracker, after: After
+) -> Mapping[int, LabelMap]:
+    """The label maps that a guided tracker is given.
+
+    Raises:
+        PromptError: nothing was found in the whole video.
+    """
+    sure = {frame: next(iter(found.values())) for frame, found in timeline.confidence.items()}
+    frames = confident_frames(sure, len(timeline), segmenter.cuts)
+    if not frames:
+        raise PromptError(f"{timeline.video.source}: nothing was found that could be tracked; give a mask or a box")
+    if after == "objects":
+        found = split(timeline, frames, tracker)
+        return {frame: labels for frame in found.annotated if (labels := found.labels(frame)) is not None}
+    return {frame: labels for frame in frames if (labels := timeline.labels(frame)) is not None}
+
+
+def run_automatic(
+    video: Video,
+    segmenter: Segmenter,
+    folder: Path,
+    outputs: Outputs,
+    *,
+    tracker: Tracker | None = None,
+    after: After | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    about: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Segment a video into a folder, as the command does: masks as they come, then what else is wanted.
+
+    An interrupted run of the same input and settings goes on, a finished one is left as it is.
+
+    Args:
+        tracker: of `after`, where that is given.
+
+    Returns:
+        What was measured, and `said`: what a user should know of the video.
+
+    Raises:
+        MatchcutError: the input, the flow or the folder cannot be used.
+    """
+    if not video.seekable:
+        raise PromptError(f"{video.source}: a stream cannot be segmented: frames are needed twice; save it first")
+    started = time.perf_counter()
+    open_folder(folder, overwrite=overwrite, resume=resume)
+    if after is not None:
+        if tracker is None:
+            raise ModelError(f"after={after!r} needs a tracker")
+        timeline = Timeline(video)
+        segmenter.fill(timeline, progress)
+        given = annotations_from(timeline, segmenter, tracker, after)
+        said = remarks(video, segmenter)
+        record = {**(about or {}), **found_of(video, segmenter), "handed_on": [video.frame_name(one) for one in given]}
+        how: Any = {"overwrite": True, "resume": True, "about": record, "progress": progress}
+        return {**run(video, tracker, folder, outputs, given, **how), "said": said}
+    timeline = Timeline(video, folder / "masks", correctable=False)
+    fingerprint = segmenter.fingerprint(timeline)
+    measured: dict[str, Any]
+    if finished_run(folder, fingerprint) is None:
+        segmenter.fill(timeline, progress, log=folder / LOG, fingerprint=fingerprint)
+        measured = measured_of(len(video), started, segmenter.seconds)
+    else:
+        for frame in range(len(video)):
+            timeline.mark(frame, {}, segmenter.chain(timeline))
+        measured = {"frames": len(video), "finished_before": True, "seconds_a_stage": {}}
+    if outputs.wanted:
+        started = time.perf_counter()
+        with outputs:
+            for index, image in video.frames():
+                labels = timeline.labels(index)
+                assert labels is not None
+                outputs.add(video.frame_name(index), image, labels)
+        measured["seconds_a_stage"]["outputs"] = round(time.perf_counter() - started, 3)
+    if "finished_before" not in measured:
+        more = {**(about or {}), **versions(), **measured, **found_of(video, segmenter)}
+        timeline.save(folder, **more, fingerprint=fingerprint)
+        (folder / LOG).unlink(missing_ok=True)
+    return {**measured, "said": [] if "finished_before" in measured else remarks(video, segmenter)}
+
+
+def found_of(video: Video, segmenter: Segmenter) -> dict[str, Any]:
+    """For the record: frames without motion, and where scenes begin."""
+    return {
+        "still_frames": [video.frame_name(one) for one in segmenter.still],
+        "cuts": [video.frame_name(one) for one in segmenter.cuts],
+        "flow": segmenter.flow.name,
+        "flow_computed_instead": segmenter.flow.missing,
+    }
+
+
+def remarks(video: Video, segmenter: Segmenter) -> list[str]:
+    """What a user should know of the video that was segmented last, a line each."""
+    lines, count = [], len(video)
+    if len(segmenter.still) == count:
+        lines.append("nothing moves in this video: the object was looked for by appearance alone, and may be another")
+    elif segmenter.still:
+        lines.append(
+            f"nothing moves in {len(segmenter.still)} of {count} frames: there it was found by appearance alone"
+        )
+    if segmenter.cuts:
+        names = ", ".join(video.frame_name(one) for one in segmenter.cuts[:5]) + ", ..." * (len(segmenter.cuts) > 5)
+        lines.append(f"{len(segmenter.cuts) + 1} scenes: cuts before {names}; no motion was taken across them")
+    if missing := segmenter.flow.missing:
+        names = ", ".join(missing[:5]) + ", ..." * (len(missing) > 5)
+        lines.append(f"{len(missing)} frames had no precomputed flow ({names}); theirs was computed")
+    return lines

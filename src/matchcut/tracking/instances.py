@@ -1,0 +1,112 @@
+"""From what was found with no prompt to a guided tracker: which frames to hand it, and which objects they show."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations, pairwise
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from matchcut.masks import LabelMap, object_ids
+from matchcut.tracking.timeline import Timeline
+from matchcut.tracking.tracker import Tracker
+
+EVERY = 40
+"""Frames to one that is handed on, about."""
+GOOD = 0.8
+"""Share of the best frame's confidence below which a frame is not handed on."""
+PIECE = 0.05
+"""Share of the region below which a piece of it is no object of its own."""
+MOST = 20
+"""Objects at most, as the protocol of DAVIS-2017 has it."""
+
+
+def confident_frames(confidence: Mapping[int, float], length: int, cuts: Sequence[int] = ()) -> list[int]:
+    """Frames to annotate with what was found there: the surest of each stretch of some 40 frames of each scene.
+
+    Args:
+        confidence: by frame, 0 where nothing was found.
+        length: frames of the video.
+        cuts: frames with which another scene begins.
+
+    Returns:
+        Ascending; none where nothing was found in the whole video.
+    """
+    best = max(confidence.values(), default=0.0)
+    chosen = []
+    for first, last in pairwise([0, *cuts, length]):
+        parts = max(1, round((last - first) / EVERY))
+        for low, high in pairwise(np.linspace(first, last, parts + 1).round().astype(int)):
+            surest = max(range(low, high), key=lambda one: (confidence.get(one, 0.0), -one), default=None)
+            if surest is not None and confidence.get(surest, 0.0) > GOOD * best:
+                chosen.append(int(surest))
+    return chosen
+
+
+def pieces(labels: LabelMap) -> LabelMap:
+    """The connected pieces of a region (above 0), the largest first as 1, 2, ...; small ones join the nearest."""
+    count, numbers, stats, centres = cv2.connectedComponentsWithStats((labels > 0).astype(np.uint8), connectivity=8)
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    order = [one + 1 for one in np.argsort(-areas, kind="stable")]
+    large = [one for one in order if areas[one - 1] >= PIECE * areas.sum()][:MOST]
+    lookup = np.zeros(count, np.uint8)
+    for one in order:
+        nearest = one if one in large else min(large, key=lambda at: float(np.hypot(*(centres[at] - centres[one]))))
+        lookup[one] = 1 + large.index(nearest)
+    return np.asarray(lookup[numbers], np.uint8)
+
+
+def split(timeline: Timeline, frames: Sequence[int], tracker: Tracker) -> Timeline:
+    """The region of a timeline split into instances that stay apart over time, each tracked through the video.
+
+    Of the frames that are sure, one with the usual number of pieces says which pieces there are; they are tracked both
+    ways, and those that touch each other in most of the frames that show both were one all along.
+
+    Args:
+        timeline: filled by a `Segmenter`.
+        frames: as `confident_frames` chose them, at least one.
+
+    Returns:
+        A timeline of the same video; object 1 is the largest.
+    """
+    shown: dict[int, LabelMap] = {}
+    for frame in frames:
+        labels = timeline.labels(frame)
+        assert labels is not None
+        shown[frame] = pieces(labels)
+    counts = {frame: len(object_ids(labels)) for frame, labels in shown.items()}
+    usual = sorted(counts.values())[len(counts) // 2]
+    anchor = max(
+        (one for one in frames if counts[one] == usual), key=lambda one: next(iter(timeline.confidence[one].values()))
+    )
+    tracked = Timeline(timeline.video)
+    tracked.annotate(anchor, shown[anchor])
+    tracker.fill(tracked)
+    joined = _joined(tracked)
+    found = Timeline(timeline.video)
+    found.annotate(anchor, joined[shown[anchor]])
+    if len(object_ids(joined)) == usual:
+        return tracked
+    tracker.fill(found)
+    return found
+
+
+def _joined(tracked: Timeline) -> NDArray[np.uint8]:
+    """Which object each id becomes (256,), where those that mostly touch each other are one."""
+    together: dict[tuple[int, int], list[bool]] = {}
+    for labels in tracked:
+        assert labels is not None
+        ids = object_ids(labels)
+        grown = {one: cv2.dilate((labels == one).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0 for one in ids}
+        for a, b in combinations(ids, 2):
+            together.setdefault((a, b), []).append(bool((grown[a] & (labels == b)).any()))
+    root = list(range(256))
+    for (a, b), touches in sorted(together.items()):
+        if np.mean(touches) > 0.5:
+            old, new = max(root[a], root[b]), min(root[a], root[b])
+            root = [new if one == old else one for one in root]
+    kept = [one for one in tracked.objects() if root[one] == one]
+    lookup = np.zeros(256, np.uint8)
+    for one in tracked.objects():
+        lookup[one] = 1 + kept.index(root[one])
+    return lookup
