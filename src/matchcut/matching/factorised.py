@@ -209,7 +209,7 @@ class LongSinkhorn(nn.Module):
         streaming: bool = False,
     ) -> None:
         super().__init__()
-        _block(groups)
+        block_of(groups)
         self.groups, self.epsilon, self.iterations = groups, epsilon, iterations
         self.tolerance, self.streaming = tolerance, streaming
 
@@ -266,7 +266,7 @@ def _grouped_sinkhorn(
     settings: dict[str, Any],
 ) -> GroupedTransport:
     _check_maps(appearance, motion, groups)
-    block, size = _block(groups), (appearance.shape[2], appearance.shape[3])
+    block, size = block_of(groups), (appearance.shape[2], appearance.shape[3])
     dtype = torch.promote_types(appearance.dtype, torch.float32)
     mass = _grouped(appearance.new_ones(1, 1, *size, dtype=dtype), block, distance)[:, 0]
     mass = (mass / mass.sum((1, 2), keepdim=True)).repeat(len(appearance), 1, 1)
@@ -288,7 +288,7 @@ def _check_maps(appearance: Tensor, motion: Tensor, groups: Groups) -> None:
         )
     check_finite("appearance", appearance)
     check_finite("motion", motion)
-    block, size = _block(groups), (appearance.shape[2], appearance.shape[3])
+    block, size = block_of(groups), (appearance.shape[2], appearance.shape[3])
     if block[0] > size[0] or block[1] > size[1]:
         raise ValueError(f"groups: {block[0]} x {block[1]} do not fit a map of {size[0]} x {size[1]} cells")
 
@@ -306,7 +306,7 @@ def _differentiated(*maps: Tensor) -> bool:
 def _carry_long(appearance: Tensor, motion: Tensor, settings: dict[str, Any]) -> list[Tensor]:
     """Z_a and Z_m one group after the other, with nothing kept for a backward pass."""
     _check_maps(appearance, motion, settings["groups"])
-    ph, pw = _block(settings["groups"])
+    ph, pw = block_of(settings["groups"])
     carried = [torch.empty_like(one) for one in (appearance, motion)]
     for y, x in itertools.product(range(ph), range(pw)):
         pair = [one[:, :, y::ph, x::pw] for one in (appearance, motion)]
@@ -336,7 +336,7 @@ def _carry_short(
 ) -> tuple[Tensor, Tensor]:
     """Y_a and Y_m some rows of blocks after the other, into `carried`, which may be the maps themselves."""
     _check_maps(appearance, motion, settings["groups"])
-    ph, _ = _block(settings["groups"])
+    ph, _ = block_of(settings["groups"])
     step = ph * max(1, STRIP // max(1, appearance[:, :, :ph].numel()))
     tops = range(0, appearance.shape[2] - ph + 1, step)  # what is left of a block below them joins the last
     for top, bottom in zip(tops, [*tops[1:], appearance.shape[2]], strict=True):
@@ -347,7 +347,7 @@ def _carry_short(
     return carried[0], carried[1]
 
 
-def _block(groups: Groups) -> tuple[int, int]:
+def block_of(groups: Groups) -> tuple[int, int]:
     """(ph, pw): as given, or the two factors of P that differ least, the smaller one first."""
     if type(groups) is int and groups >= 1:
         height = next(one for one in range(math.isqrt(groups), 0, -1) if groups % one == 0)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matchcut.errors import ModelError
-from matchcut.matching.factorised import LongShortSinkhorn, LongSinkhorn, ShortSinkhorn
+from matchcut.matching.factorised import LongShortSinkhorn, LongSinkhorn, ShortSinkhorn, block_of
 from matchcut.models.backbones import Backbone
 from matchcut.models.decoders import channels_of
 
@@ -150,9 +150,14 @@ class TransportNet(nn.Module):
         return self.mask(decoded), None if self.edge is None else self.edge(decoded)
 
     def _matched(self, stage: str, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+        layer: Any = self.layers[stage]
+        block = block_of(layer.groups)
+        if block[0] > appearance.shape[2] or block[1] > appearance.shape[3]:  # a small frame: groups of fewer cells
+            layer = copy.copy(layer)
+            layer.groups = (min(block[0], appearance.shape[2]), min(block[1], appearance.shape[3]))
         with torch.autocast(appearance.device.type, enabled=False):
             pair = appearance.float(), motion.float()
-            carried = self.layers[stage](*pair)
+            carried = layer(*pair)
             if self.form.residual:
                 return pair[0] + carried[0], pair[1] + carried[1]
             return carried[0], carried[1]

@@ -85,7 +85,7 @@ def split(timeline: Timeline, frames: Sequence[int], tracker: Tracker) -> Timeli
     joined = _joined(tracked)
     found = Timeline(timeline.video)
     found.annotate(anchor, joined[shown[anchor]])
-    if len(object_ids(joined)) == usual:
+    if int(joined.max()) == usual:
         return tracked
     tracker.fill(found)
     return found

@@ -1,0 +1,94 @@
+"""TransportNet: shapes, variants of Table 3, gradients through the match, any pair of backbones."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from matchcut.errors import ModelError
+from matchcut.models.base import AutomaticModel, GuidedModel
+from matchcut.models.transport_net import FORMS, TransportNet, TransportNetForm, build_transport_net
+
+TINY = TransportNetForm("resnet18", "resnet18", width=16, project=16, iterations=3)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return build_transport_net(TINY).eval()
+
+
+@pytest.mark.parametrize("size", [(64, 96), (96, 64), (50, 70)])
+def test_probability_of_any_size(network, size):
+    image, flow = torch.rand(2, 3, *size), torch.rand(2, 3, *size)
+    with torch.no_grad():
+        found = network.segment(image, flow)
+        mask, edge = network(image, flow)
+        alone = network.segment(image[1:], flow[1:])
+    assert found.shape == mask.shape == edge.shape == (2, 1, -(-size[0] // 4), -(-size[1] // 4))
+    assert found.min() >= 0 and found.max() <= 1
+    torch.testing.assert_close(found[1:], alone, atol=1e-5, rtol=1e-4)  # items of a batch know nothing of each other
+
+
+def test_it_is_an_automatic_model_and_no_guided_one(network):
+    assert isinstance(network, AutomaticModel) and not isinstance(network, GuidedModel)
+
+
+@pytest.mark.parametrize("matching", ["none", "full", "long", "short", "long-short"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_rows_of_table_3(matching, residual):
+    torch.manual_seed(0)
+    network = build_transport_net(replace(TINY, matching=matching, residual=residual)).train()
+    assert len(network.layers) == (0 if matching == "none" else 3)
+    image, flow = torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)
+    mask, edge = network(image, flow)
+    (mask.mean() + edge.mean()).backward()
+    for name, one in network.named_parameters():
+        if not name.startswith(("backbone.net.fc", "motion.net.fc")):
+            assert one.grad is not None and one.grad.isfinite().all(), name
+
+
+def test_places_of_the_layers_and_the_edge_head():
+    network = build_transport_net(replace(TINY, matched=(4,), edge=False))
+    assert list(network.layers) == ["4"]
+    assert network(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))[1] is None
+    with pytest.raises(ModelError, match=r"matched \(0,\)"):
+        build_transport_net(replace(TINY, matched=(0,)))
+
+
+def test_what_is_matched_is_carried_by_the_layer_of_the_paper(network):
+    """Y_a and Y_m of Eq. 10, of the projected streams, with nothing added (no residual)."""
+    image, flow = torch.rand(1, 3, 96, 128), torch.rand(1, 3, 96, 128)
+    with torch.no_grad():
+        streams = network.streams(image, flow)
+        for stage, (appearance, motion) in zip(TINY.stages, streams, strict=True):
+            assert appearance.shape == motion.shape and appearance.shape[1] == 16
+            if stage in TINY.matched:
+                found = network._matched(str(stage), appearance, motion)
+                expected = network.layers[str(stage)].match(appearance, motion).streams()
+                for one, other in zip(found, expected, strict=True):
+                    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+def test_two_backbones_of_other_channels_need_a_projection():
+    with pytest.raises(ModelError, match="set project"):
+        build_transport_net(replace(TINY, motion="resnet50", project=0))
+    mixed = build_transport_net(replace(TINY, motion="mobilenetv3_small_050"))
+    assert mixed.segment(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)).shape == (1, 1, 16, 16)
+
+
+def test_the_papers_pair_is_matched_as_it_is():
+    form = FORMS["paper"]
+    assert (form.appearance, form.motion, form.project, form.residual) == ("resnet101", "resnet50", 0, False)
+    assert form.groups == 8 and form.matched == (2, 3, 4)
+
+
+def test_unknown_form():
+    with pytest.raises(ModelError, match="unknown form 'huge'; there are paper, small"):
+        build_transport_net("huge")
+
+
+def test_settings_are_shared_weights(network):
+    other = network.with_settings(size=128, square=True)
+    assert isinstance(other, TransportNet) and other.size == 128 and other.square and network.size == 320
+    assert other.mask.weight is network.mask.weight

@@ -1,0 +1,239 @@
+"""A video segmented with no prompt: motion across frames, cuts, stillness, flow from disk, and runs that go on."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from matchcut.errors import ModelError, VideoError
+from matchcut.tracking.automatic import FlowSource, Segmenter, confidence_of, with_motion
+from matchcut.tracking.instances import confident_frames, pieces, split
+from matchcut.tracking.timeline import Timeline
+from matchcut.tracking.tracker import Tracker
+from matchcut.video.flow import write_flow
+from matchcut.video.reader import Video
+from matchcut.video.writer import write_png
+from matchcut.weights.store import load_model
+
+SIZE, COUNT = (96, 128), 8
+
+
+class Saturation:
+    """What is coloured in the picture of the flow moves."""
+
+    size, multiple = 96, 32
+
+    def segment(self, image, flow):
+        return torch.nn.functional.avg_pool2d(((1 - flow.min(1, keepdim=True).values) > 0.4).float(), 4)
+
+
+def ground(seed, size=SIZE, light=1.0):
+    noise = np.random.default_rng(seed).integers(0, 255, (size[0] // 8, size[1] // 8, 3), dtype=np.uint8)
+    return (cv2.resize(noise, size[::-1], interpolation=cv2.INTER_CUBIC) * light).astype(np.uint8)
+
+
+def walk(folder, count=COUNT, step=4, size=SIZE, seed=0, first=0, light=1.0):
+    """A textured square that walks over texture; its masks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    square, masks = ground(seed + 50, (40, 40)), []
+    for index in range(count):
+        frame, x = ground(seed, size, light), 8 + step * index
+        frame[30:70, x : x + 40] = square
+        mask = np.zeros(size, np.uint8)
+        mask[30:70, x : x + 40] = 1
+        write_png(folder / f"{first + index:05d}.png", frame)
+        masks.append(mask)
+    return masks
+
+
+def iou(labels, truth):
+    return ((labels > 0) & (truth > 0)).sum() / ((labels > 0) | (truth > 0)).sum()
+
+
+def test_what_moves_is_found_in_every_frame(tmp_path):
+    masks = walk(tmp_path / "v")
+    timeline, kept = Timeline(Video(tmp_path / "v")), {}
+    segmenter = Segmenter(Saturation(), device="cpu", precision="float32")
+    done = []
+    segmenter.fill(timeline, lambda at, total: done.append((at, total)), lambda index, soft: kept.update({index: soft}))
+    assert done == [(index, COUNT) for index in range(1, COUNT + 1)]
+    assert all(iou(timeline.labels(index), masks[index]) > 0.3 for index in range(COUNT))  # the last by flow backwards
+    assert all(0 < timeline.confidence[index][1] <= 1 for index in range(COUNT))
+    assert segmenter.still == [] and segmenter.cuts == []
+    assert set(kept) == set(range(COUNT)) and kept[0].shape == SIZE and kept[0].max() <= 1
+
+
+def test_frames_of_any_size_and_of_one(tmp_path):
+    walk(tmp_path / "odd", 3, size=(75, 131))
+    timeline = Timeline(Video(tmp_path / "odd"))
+    segmenter = Segmenter(Saturation(), device="cpu")
+    segmenter.fill(timeline)
+    assert all(timeline.labels(index).shape == (75, 131) for index in range(3))
+    walk(tmp_path / "one", 1)
+    timeline = Timeline(Video(tmp_path / "one"))
+    segmenter.fill(timeline)
+    assert segmenter.still == [0] and not timeline.labels(0).any()
+
+
+def test_a_still_video_is_known_for_one_and_nothing_is_sure(tmp_path):
+    walk(tmp_path / "v", 4, step=0)
+
+    class Bright(Saturation):
+        def segment(self, image, flow):
+            return torch.full((1, 1, 24, 32), 0.9)
+
+    timeline, segmenter = Timeline(Video(tmp_path / "v")), Segmenter(Bright(), device="cpu")
+    segmenter.fill(timeline)
+    assert segmenter.still == [0, 1, 2, 3]
+    assert all(timeline.confidence[index][1] <= 0.5 for index in range(4))
+
+
+def test_motion_is_not_taken_across_a_cut(tmp_path):
+    walk(tmp_path / "v", 4, light=0.3)
+    walk(tmp_path / "v", 4, seed=9, first=4)
+    asked = []
+
+    def compute(first, second):
+        asked.append(float(abs(first.astype(float) - second).mean()))
+        return np.zeros((*first.shape[:2], 2), np.float32)
+
+    timeline = Timeline(Video(tmp_path / "v"))
+    segmenter = Segmenter(Saturation(), device="cpu", flow=FlowSource(compute))
+    segmenter.fill(timeline)
+    assert segmenter.cuts == [4] and len(asked) == 8 and max(asked) < 25
+
+
+def test_each_frame_leads_to_the_next_and_a_last_one_back():
+    frames = [(index, (np.full((40, 40, 3), 20 * index, np.uint8),) * 2) for index in range(4)]
+    led = []
+
+    def compute(first, second):
+        led.append((int(first[0, 0, 0]) // 20, int(second[0, 0, 0]) // 20))
+        return np.zeros((40, 40, 2), np.float32)
+
+    found = list(with_motion(iter(frames), str, FlowSource(compute)))
+    assert led == [(0, 1), (1, 2), (2, 3), (3, 2)]
+    assert [(index, one.cut) for index, one in found] == [(0, True), (1, False), (2, False), (3, False)]
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+def test_precomputed_flow_is_taken_and_what_is_missing_is_named(tmp_path):
+    walk(tmp_path / "v", 4)
+    (tmp_path / "flow").mkdir()
+    for index in (0, 1, 3):
+        flow = np.zeros((*SIZE, 2), np.float32)
+        flow[:, :64] = (5, 0)
+        write_flow(tmp_path / "flow" / f"{index:05d}.flo", flow)
+    segmenter = Segmenter(Saturation(), device="cpu", flow=FlowSource(folder=tmp_path / "flow", camera=False))
+    timeline = Timeline(Video(tmp_path / "v"))
+    segmenter.fill(timeline)
+    assert segmenter.flow.missing == ["00002"]
+    assert timeline.labels(0)[:, :60].all() and not timeline.labels(0)[:, 68:].any()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(VideoError, match="holds no optical flow"):
+        FlowSource(folder=tmp_path / "empty")
+    (tmp_path / "flow" / "00001.flo").write_bytes(b"PIEH")
+    with pytest.raises(VideoError, match=r"00001\.flo"):
+        segmenter.fill(Timeline(Video(tmp_path / "v")))
+
+
+def test_flow_is_kept_where_asked_for(tmp_path):
+    walk(tmp_path / "v", 4)
+    count = []
+
+    def compute(first, second):
+        count.append(1)
+        return np.full((*first.shape[:2], 2), 2, np.float32)
+
+    for _ in range(2):
+        source = FlowSource(compute, cache=tmp_path / "kept")
+        Segmenter(Saturation(), device="cpu", flow=source).fill(Timeline(Video(tmp_path / "v")))
+    assert len(count) == 4 and len(list((tmp_path / "kept").iterdir())) == 4
+
+
+def test_an_interrupted_run_goes_on_with_the_same_masks(tmp_path):
+    walk(tmp_path / "v")
+    whole = Timeline(Video(tmp_path / "v"))
+    Segmenter(Saturation(), device="cpu").fill(whole)
+
+    def stop(done, total):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    seen = []
+    for progress in (stop, lambda done, total: seen.append(done)):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        timeline = Timeline(Video(tmp_path / "v"), tmp_path / "masks", correctable=False)
+        segmenter = Segmenter(Saturation(), device="cpu")
+        how = {"log": tmp_path / "log", "fingerprint": segmenter.fingerprint(timeline)}
+        if progress is stop:
+            with pytest.raises(KeyboardInterrupt):
+                segmenter.fill(timeline, progress, **how)
+        else:
+            segmenter.fill(timeline, progress, **how)
+    assert seen[0] > 3 and seen[-1] == COUNT
+    for index in range(COUNT):
+        np.testing.assert_array_equal(timeline.labels(index), whole.labels(index))
+    assert timeline.confidence == whole.confidence
+
+
+def test_models_of_the_other_kind_are_refused():
+    with pytest.raises(ModelError, match="carries masks that are given"):
+        Segmenter(load_model("label-propagation"))
+    with pytest.raises(ModelError, match="needs no prompt"):
+        Tracker(Saturation())
+    with pytest.raises(ModelError, match="at least 32"):
+        Segmenter(Saturation(), size=8)
+
+
+def test_confidence_is_the_overlap_with_the_mask():
+    assert confidence_of(np.zeros((4, 4), np.float32)) == 0
+    sharp = np.zeros((4, 4), np.float32)
+    sharp[1:3] = 1
+    assert confidence_of(sharp) == 1
+    assert confidence_of(np.where(sharp > 0, 0.8, 0.2).astype(np.float32)) == pytest.approx(6.4 / (8 + 1.6))
+
+
+# --- what is handed to the guided tracker
+
+
+def test_the_surest_frame_of_each_stretch_and_scene():
+    sure = {index: 0.5 + 0.001 * index for index in range(100)}
+    assert confident_frames(sure, 100) == [49, 99]
+    assert confident_frames(sure, 100, [90]) == [44, 89, 99]
+    assert confident_frames(dict.fromkeys(range(5), 0.0), 5) == []
+    assert confident_frames({0: 0.9, 1: 0.2}, 2) == [0]
+
+
+def test_pieces_of_a_region():
+    labels = np.zeros((40, 60), np.uint8)
+    labels[5:25, 5:25], labels[5:15, 40:55], labels[27:29, 6:8] = 1, 1, 1
+    found = pieces(labels)
+    assert found[10, 10] == 1 and found[8, 45] == 2 and found[28, 7] == 1  # a crumb is of its neighbour
+    assert ((found > 0) == (labels > 0)).all()
+
+
+def test_what_stays_apart_is_two_objects_and_what_touches_is_one(tmp_path):
+    """Two squares: in one video they walk apart, in the other they lie one upon the other but in a single frame."""
+    for name, gaps in (("apart", (30,) * 6), ("together", (0, 0, 0, 20, 0, 0))):
+        colours = ground(50, (30, 30)), ground(51, (30, 30), 0.6)
+        masks = []
+        for index, gap in enumerate(gaps):
+            frame, mask = np.full((*SIZE, 3), 128, np.uint8), np.zeros(SIZE, np.uint8)
+            for colour, x in zip(colours, (10 + index, 40 + gap + index), strict=True):
+                frame[30:60, x : x + 30], mask[30:60, x : x + 30] = colour, 1
+            (tmp_path / name).mkdir(exist_ok=True)
+            write_png(tmp_path / name / f"{index:05d}.png", frame)
+            masks.append(mask)
+        video = Video(tmp_path / name)
+        timeline, segmenter = Timeline(video), Segmenter(Saturation(), device="cpu")
+        for index, mask in enumerate(masks):
+            timeline.put(index, mask, {1: 0.9}, segmenter.chain(timeline))
+        tracker = Tracker(load_model("label-propagation"), device="cpu", size=192)
+        found = split(timeline, [3], tracker)
+        assert found.objects() == ([1, 2] if name == "apart" else [1])
+        assert iou(found.labels(5), masks[5]) > 0.7

@@ -1,0 +1,160 @@
+"""TransportNet's training: what a recipe may say, the loss of Eq. 11, and that a network comes to find what moves."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from matchcut.data.clips import ClipConfig
+from matchcut.errors import ModelError, TrainingError
+from matchcut.masks import write_mask
+from matchcut.models.transport_net import FORMS, TransportNetForm
+from matchcut.training.config import OptimiserConfig, TrainConfig, read_config
+from matchcut.training.loop import train
+from matchcut.training.transport_net import TransportNetObjective, sobel_edges
+from matchcut.video.writer import write_png
+from matchcut.weights.store import load_model, trained_transport_net
+
+SIZE = (128, 160)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FORMS, "tiny", TransportNetForm("resnet18", "resnet18", width=16, project=16, iterations=3))
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two discs of one look lie on grey noise; one of them walks."""
+    root = tmp_path_factory.mktemp("walks")
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        ground = rng.integers(90, 140, (*SIZE, 3), dtype=np.uint8)
+        disc = cv2.resize(rng.integers(0, 255, (10, 10, 3), dtype=np.uint8), (40, 40))
+        start, step, other = rng.uniform(30, 60), rng.uniform(3, 5), rng.uniform(100, 130)
+        for index in range(6):
+            frame, mask = ground.copy(), np.zeros(SIZE, np.uint8)
+            rows = (40, 90) if seed % 2 else (90, 40)
+            for row, column, number in ((rows[0], other - 10, 0), (rows[1], start + step * index, 1)):
+                y, x = int(row), int(column)
+                frame[y - 20 : y + 20, x - 20 : x + 20] = disc
+                if number:
+                    mask[y - 20 : y + 20, x - 20 : x + 20] = 1
+            for folder, write, what in (("JPEGImages", write_png, frame), ("Annotations", write_mask, mask)):
+                path = root / folder / f"s{seed}" / f"{index:05d}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write(path, what)
+    return root
+
+
+def recipe(epochs=1, **settings):
+    return TrainConfig(
+        objective="transport-net",
+        epochs=epochs,
+        batch_size=3,
+        workers=0,
+        log_every=1,
+        data=ClipConfig(length=1, size=(128, 160), side=128, scale=(0.8, 1.0), clips=6),
+        optimiser=OptimiserConfig(rate=2e-3, clip=1.0),
+        settings={"form": "tiny", "start": "scratch", "norms": "trained"} | settings,
+    )
+
+
+def objective(root, tmp_path, **settings):
+    return TransportNetObjective(recipe(**settings), [root], tmp_path / "frames", print)
+
+
+def batch_of(made, count=3):
+    drawn = [made.samples.draw(0, index) for index in range(count)]
+    return {name: torch.from_numpy(np.stack([one[name] for one in drawn])) for name in drawn[0]}
+
+
+def test_edges_are_those_of_sobel():
+    mask = torch.zeros(1, 1, 6, 7)
+    mask[..., 2:4, 3:] = 1
+    expected = torch.zeros_like(mask)
+    expected[..., 1:5, 2:] = 1  # two pixels wide along each side
+    assert torch.equal(sobel_edges(mask), expected)
+    assert not sobel_edges(torch.ones(1, 1, 5, 5)).any()
+
+
+def test_the_loss_is_that_of_mask_and_edge(root, tmp_path):
+    """Eq. 11, against cross-entropies written out."""
+    torch.manual_seed(0)
+    made = objective(root, tmp_path, edge=0.5)
+    batch = batch_of(made)
+    made.network.eval()
+    made.settings = replace(made.settings, norms="frozen")
+    total, parts = made.loss(batch, 0)
+    with torch.no_grad():
+        images, flows = (batch[name].movedim(-1, 1).float() / 255 for name in ("frames", "flow"))
+        logits = [torch.nn.functional.interpolate(one, SIZE, mode="bilinear") for one in made.network(images, flows)]
+    truth = batch["labels"][:, None].float()
+    for name, one, wanted in (("mask", logits[0], truth), ("edge", logits[1], sobel_edges(truth))):
+        p = one.double().sigmoid()
+        by_hand = -(wanted * p.log() + (1 - wanted) * (1 - p).log()).mean()
+        assert parts[name].item() == pytest.approx(by_hand.item(), rel=1e-4)
+    assert total.item() == pytest.approx((parts["mask"] + 0.5 * parts["edge"]).item(), rel=1e-5)
+    assert set(parts) == {"mask", "edge", "iou"}
+
+
+def test_without_edges_there_is_no_head(root, tmp_path):
+    made = objective(root, tmp_path, edge=0.0, overlap=1.0)
+    assert made.network.edge is None
+    assert set(made.loss(batch_of(made), 0)[1]) == {"mask", "overlap", "iou"}
+
+
+def test_it_learns_to_find_what_moves(root, tmp_path):
+    """The disc that stands looks like the one that walks: only motion tells them apart."""
+    written = train(recipe(30, overlap=0.5, matching="long-short", residual=True), root, tmp_path / "run")
+    network = trained_transport_net(written)
+    assert network.form == replace(FORMS["tiny"], residual=True)
+    made = objective(root, tmp_path)
+    batch = batch_of(made, 6)
+    images, flows = (batch[name].movedim(-1, 1).float() / 255 for name in ("frames", "flow"))
+    with torch.no_grad():
+        found = torch.nn.functional.interpolate(network.segment(images, flows), SIZE)[:, 0] > 0.5
+        still = torch.nn.functional.interpolate(network.segment(images, torch.ones_like(flows)), SIZE)[:, 0] > 0.5
+    truth = batch["labels"] > 0
+    ious = [float((one & truth).sum() / (one | truth).sum()) for one in (found, still)]
+    assert ious[0] > 0.6 and ious[0] > ious[1] + 0.1
+    pictures = made.pictures(batch, 0)["predictions"]
+    assert pictures.shape == (6 * SIZE[0], 4 * SIZE[1], 3) and pictures.dtype == np.uint8
+
+
+def test_weights_of_another_model_are_refused(root, tmp_path):
+    written = train(recipe(), root, tmp_path / "run")
+    assert load_model("transport-net", weights=str(written)).form.appearance == "resnet18"
+    with pytest.raises(ModelError, match="does not say that it holds a trained mask-vos"):
+        load_model("mask-vos", weights=str(written))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"matching": "sideways"}, "matching = 'sideways'"),
+        ({"form": "huge"}, "unknown form 'huge'"),
+        ({"edge": -1.0}, "edge and overlap must be 0 or more"),
+        ({"pasted": 2.0}, "shares from 0 to 1"),
+        ({"stil": 0.1}, "did you mean still"),
+    ],
+)
+def test_a_bad_recipe_is_refused(root, tmp_path, settings, message):
+    with pytest.raises((TrainingError, ValueError), match=message):
+        objective(root, tmp_path, **settings)
+
+
+def test_clips_are_refused(root, tmp_path):
+    wrong = replace(recipe(), data=ClipConfig(length=3))
+    with pytest.raises(TrainingError, match=r"data.length = 1"):
+        TransportNetObjective(wrong, [root], tmp_path, print)
+
+
+@pytest.mark.parametrize("name", ["transport_net", "transport_net_paper"])
+def test_recipes_that_come_along_can_be_read(name, request):
+    config = read_config(request.config.rootpath / "recipes" / f"{name}.toml")
+    assert config.objective == "transport-net" and config.data.length == 1
