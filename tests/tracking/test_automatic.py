@@ -114,11 +114,6 @@ def test_each_frame_leads_to_the_next_and_a_last_one_back():
     found = list(with_motion(iter(frames), str, FlowSource(compute)))
     assert led == [(0, 1), (1, 2), (2, 3), (3, 2)]
     assert [(index, one.cut) for index, one in found] == [(0, True), (1, False), (2, False), (3, False)]
-        True,
-        False,
-        False,
-        False,
-    ]
 
 
 def test_precomputed_flow_is_taken_and_what_is_missing_is_named(tmp_path):
