@@ -59,6 +59,8 @@ class TransportNetSettings:
     """Short side, in pixels, of the frames that it sees."""
     square: bool = False
     """Bring frames to size x size, as the paper does with 512 x 512, whatever their shape."""
+    blind: bool = False
+    """Show it no motion: what the frame alone tells."""
 
 
 FORMS: dict[str, TransportNetForm] = {
@@ -164,6 +166,8 @@ class TransportNet(nn.Module):
 
     def segment(self, image: Tensor, flow: Tensor) -> Tensor:
         """The automatic model's method: the probability of the primary object, (B, 1, H / 4, W / 4) in [0, 1]."""
+        if self.settings.blind:
+            flow = torch.ones_like(flow)
         logits: Tensor = self(image, flow)[0]
         return logits.float().sigmoid()
 

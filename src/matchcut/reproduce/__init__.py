@@ -8,14 +8,21 @@ from typing import Any
 
 from matchcut.errors import MatchcutError, PromptError
 from matchcut.files import make_folder
-from matchcut.reproduce import dmm_net, mask_vos, transport_net
+from matchcut.reproduce import dmm_net, mask_vos, transport_net, transport_net_scores
 from matchcut.reproduce.learning import learning
 
 Say = Callable[[str], None]
 
 REPRODUCE: dict[str, dict[str, Callable[..., list[Path]]]] = {
     "dmm-net": {"figure-5": dmm_net.figure_5, "theorem-1": dmm_net.theorem_1},
-    "transport-net": {"figure-6": transport_net.figure_6, "sinkhorn": transport_net.sinkhorn_limits},
+    "transport-net": {
+        "table-1": transport_net_scores.table_1,
+        "table-2": transport_net_scores.table_2,
+        "table-3": transport_net_scores.table_3,
+        "figure-4": transport_net_scores.figure_4,
+        "figure-6": transport_net.figure_6,
+        "sinkhorn": transport_net.sinkhorn_limits,
+    },
     "mask-vos": {"figure-s5": mask_vos.figure_s5, "table-s1": mask_vos.table_s1, "table-s2": mask_vos.table_s2},
     "matching": {"learning": learning},
 }

@@ -299,9 +299,13 @@ class Segmenter:
 
     def _resized(self, frames: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, Pair]]:
         for index, frame in frames:
-            size = self._working(frame.shape[:2])
-            how = cv2.INTER_AREA if size[0] < frame.shape[0] else cv2.INTER_CUBIC
-            yield index, (frame, np.asarray(cv2.resize(frame, size[::-1], interpolation=how), np.uint8))
+            yield index, (frame, self.resize(frame))
+
+    def resize(self, frame: Frame) -> Frame:
+        """A frame (H, W, 3) in the size that the network sees."""
+        size = self._working(frame.shape[:2])
+        how = cv2.INTER_AREA if size[0] < frame.shape[0] else cv2.INTER_CUBIC
+        return np.asarray(cv2.resize(frame, size[::-1], interpolation=how), np.uint8)
 
     def _working(self, size: tuple[int, ...]) -> tuple[int, int]:
         """The size that the network sees: both sides a multiple of what it wants."""
@@ -311,7 +315,7 @@ class Segmenter:
         return height, width
 
     def _probability(self, one: Moving) -> Soft:
-        image, flow = (_image(part).to(self.device) for part in (one.small, one.flow))
+        image, flow = (to_image(part).to(self.device) for part in (one.small, one.flow))
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
             found = self.model.segment(image, flow)
         soft: Soft = found[0, 0].float().cpu().numpy()
@@ -331,6 +335,6 @@ def confidence_of(soft: Soft) -> float:
     return sure / (float(inside.sum()) + float(soft[~inside].sum())) if sure else 0.0
 
 
-def _image(pixels: Frame) -> Tensor:
+def to_image(pixels: Frame) -> Tensor:
     """(H, W, 3) uint8 to (1, 3, H, W) in [0, 1], channels last."""
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].to(torch.float32, memory_format=torch.channels_last) / 255

@@ -1,0 +1,300 @@
+"""TransportNet (Zhang et al., ICCV 2021): its scores, what each part brings, and its matches drawn as arrows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from matchcut.benchmarks.drawing import GREY, new_figure, save
+from matchcut.benchmarks.run import Choice, run_benchmark
+from matchcut.benchmarks.score import score
+from matchcut.data import read_dataset, read_truth
+from matchcut.data.clips import ClipConfig
+from matchcut.errors import DatasetError, PromptError
+from matchcut.files import write_csv
+from matchcut.matching.factorised import GroupedTransport, LongShortTransport
+from matchcut.models.transport_net import TransportNet
+from matchcut.tracking.automatic import Segmenter, to_image
+from matchcut.training import training_loop
+from matchcut.training.config import OptimiserConfig, ScheduleConfig, TrainConfig, read_config
+from matchcut.video.flow import camera_flow, dis_flow, draw_flow
+from matchcut.video.images import read_image
+from matchcut.weights.specs import AUTOMATIC
+from matchcut.weights.store import load_model
+
+Say = Callable[[str], None]
+
+PAPER_1 = {"davis2016-automatic": (84.5, 85.0), "fbms": (78.7, None)}
+PAPER_2 = {"davis2016-saliency": (0.013, 92.8), "fbms-saliency": (0.045, 88.5), "visal": (0.012, 95.3)}
+ROWS: dict[str, tuple[dict[str, Any], float | None]] = {
+    "no matching": ({"matching": "none"}, 80.4),
+    "full": ({"matching": "full"}, 83.4),
+    "long": ({"matching": "long"}, 82.4),
+    "short": ({"matching": "short"}, 83.9),
+    "long-short": ({}, 84.5),
+    "long-short, Res5": ({"matched": [4]}, 83.3),
+    "long-short, Res4 and Res5": ({"matched": [3, 4]}, 83.8),
+    "long-short, no edge loss": ({"edge": 0.0}, 84.3),
+    "long-short, added": ({"residual": True}, None),
+    "frame alone": ({"matching": "none", "still": 1.0}, None),
+}
+"""Of Table 3: what each changes of a recipe, and J on DAVIS-2016 as published. "Res5": only after that stage. "added":
+what was carried is added to what was there."""
+ARROWS = {"long": (1, "#3b6fd4"), "short": (2, "#e8862e")}
+"""Of Figure 4: how many of the strongest matches are drawn, and in which colour."""
+
+
+SMALL = TrainConfig(
+    objective="transport-net",
+    epochs=6,
+    batch_size=8,
+    average=0.99,
+    workers=1,
+    log_every=20,
+    data=ClipConfig(
+        length=1, stride=(1, 2), size=(256, 256), side=256, scale=(0.4, 1.0), rotation=10, jitter=0.3, clips=440
+    ),
+    optimiser=OptimiserConfig(rate=1e-3, rates={"backbone": 1e-4, "motion": 2e-4}, weight_decay=1e-5, clip=1.0),
+    schedule=ScheduleConfig("cosine", warmup=1),
+    settings={"form": "small", "overlap": 0.5, "still": 0.15, "pasted": 0.3},
+)
+"""What the rows of Table 3 change: the small recipe in the paper's form of the layer."""
+
+
+class FlowMagnitude:
+    """The plainest rival: what moves faster than half of the fastest, the camera's own motion taken off."""
+
+    size, multiple = 320, 32
+
+    def segment(self, image: Tensor, flow: Tensor) -> Tensor:
+        """(B, 1, H, W): the speed is the saturation of the picture."""
+        return 1 - flow.amin(1, keepdim=True)
+
+
+def table_1(
+    out: Path, *, seed: int = 0, say: Say = print, root: Path, weights: Path | None = None, only: Sequence[str] = ()
+) -> list[Path]:
+    """Table 1: J and F of the automatic task, beside the plain rivals.
+
+    Args:
+        root: DAVIS-2016 or FBMS, as published or in that layout.
+        weights: of a training run; None has the shipped ones.
+        only: some of the rows; none: all.
+
+    Raises:
+        PromptError: no such row.
+        DatasetError, ModelError, OutputError: the data, weights or folder cannot be used.
+    """
+    del seed
+    network = _network(weights)
+    models = {
+        "TransportNet": network,
+        "the same, shown no motion": network.with_settings(blind=True),
+        "flow magnitude above half": FlowMagnitude(),
+    }
+    _check_rows(only, models)
+    benchmark, rows = _benchmark(root, "automatic"), []
+    for name in only or models:
+        found = _scores(benchmark, root, out / _slug(name), models[name], say)
+        rows.append([name, *(f"{100 * found[one]:.1f}" for one in ("J-Mean", "F-Mean"))])
+        say(f"{name}: J {rows[-1][1]}, F {rows[-1][2]}")
+    j, f = PAPER_1[benchmark]
+    rows.append(["TransportNet, as published", str(j), "" if f is None else str(f)])
+    return [write_csv(out / "table-1.csv", ["method", "J", "F"], rows)]
+
+
+def table_2(out: Path, *, seed: int = 0, say: Say = print, root: Path, weights: Path | None = None) -> list[Path]:
+    """Table 2: mean absolute error and greatest F-measure of the probability maps.
+
+    Args:
+        root: DAVIS-2016, FBMS or ViSal, as published or in that layout.
+        weights: of a training run; None has the shipped ones.
+
+    Raises:
+        DatasetError, ModelError, OutputError: the data, weights or folder cannot be used.
+    """
+    del seed
+    benchmark = _benchmark(root, "saliency")
+    found = _scores(benchmark, root, out / benchmark, _network(weights), say)
+    values = [f"{found['MAE']:.3f}", f"{100 * found['F-Measure-Max']:.1f}"]
+    say(f"{benchmark}: MAE {values[0]}, greatest F {values[1]}")
+    rows = [["TransportNet", *values], ["as published", *map(str, PAPER_2[benchmark])]]
+    return [write_csv(out / "table-2.csv", ["method", "MAE", "F-max"], rows)]
+
+
+def table_3(
+    out: Path,
+    *,
+    seed: int = 0,
+    say: Say = print,
+    root: Path,
+    data: Sequence[Path],
+    epochs: int = 6,
+    only: Sequence[str] = (),
+    recipe: Path | TrainConfig | None = None,
+) -> list[Path]:
+    """Table 3: what the layer, its places and the edge loss bring: J of networks that differ in nothing else.
+
+    A run that was interrupted goes on.
+
+    Args:
+        root: what is scored on, in the layout of DAVIS-2016 or FBMS.
+        data: folders in the layout of DAVIS-2016 that are trained on.
+        epochs: of each row.
+        only: some of the rows of `ROWS`; none: all.
+        recipe: whose settings the rows change; None takes `SMALL`.
+
+    Raises:
+        PromptError: no such row.
+        DatasetError, TrainingError, ModelError, OutputError: the data, recipe or folder cannot be used.
+    """
+    _check_rows(only, ROWS)
+    train, benchmark, rows = training_loop(), _benchmark(root, "automatic"), []
+    base = recipe if isinstance(recipe, TrainConfig) else read_config(recipe) if recipe else SMALL
+    for name in only or ROWS:
+        changes, published = ROWS[name]
+        folder = out / f"{_slug(name)}-{seed}"
+        config = replace(base, epochs=epochs, seed=seed, settings={**base.settings, **changes})
+        network = _network(train(config, data, folder, resume=True, say=say))
+        if changes.get("still") == 1.0:
+            network = network.with_settings(blind=True)
+        found = _scores(benchmark, root, folder / "scored", network, say)
+        rows.append([name, *(f"{100 * found[one]:.1f}" for one in ("J-Mean", "F-Mean")), published or ""])
+        say(f"{name}, seed {seed}: J {rows[-1][1]}, F {rows[-1][2]}")
+    return [write_csv(out / f"table-3-{seed}.csv", ["layer", "J", "F", "J as published"], rows)]
+
+
+def figure_4(
+    out: Path, *, seed: int = 0, say: Say = print, root: Path, weights: Path | None = None, only: Sequence[str] = ()
+) -> list[Path]:
+    """Figure 4: from a cell of the object and one of the background, the strongest matches in the optical flow.
+
+    Of the finest stage that is matched: one arrow of the long-distant layer, two of the short-distant one.
+
+    Args:
+        root: sequences with masks, in the layout of DAVIS-2016; the middle frame of each is drawn.
+        weights: of a training run; None has the shipped ones.
+        only: these sequences alone.
+
+    Raises:
+        PromptError: the network has no long-short layer, or there is no such sequence.
+        DatasetError, ModelError, OutputError: the data, weights or folder cannot be used.
+    """
+    network, rng = _network(weights), np.random.default_rng(seed)
+    if network.form.matching != "long-short" or not network.form.matched:
+        raise PromptError("figure-4: the network has no long-short layer; give --weights of one that has")
+    found = read_dataset("davis2016", root, "val", only or None)
+    figure = new_figure(8.5, 2.4 * len(found))
+    panels = figure.subplots(len(found), 2, squeeze=False)
+    rows: list[Sequence[Any]] = []
+    for row, one in zip(panels, found, strict=True):
+        names = list(one.images)
+        middle = len(names) // 2
+        pair = [read_image(one.images[name]) for name in names[middle : middle + 2]]
+        truth = read_truth(one, names[middle])
+        flow = dis_flow(*pair)
+        shown = draw_flow(flow - camera_flow(flow))
+        for panel, picture in zip(row, (pair[0], shown), strict=True):
+            panel.imshow(picture)
+            panel.set_axis_off()
+        match, cells = _match(network, pair[0], shown)
+        scale = truth.shape[1] / cells[1], truth.shape[0] / cells[0]  # of a cell in pixels
+        for what, inside in (("object", truth > 0), ("background", truth == 0)):
+            y, x = _cell_within(rng, inside, cells)
+            start = (x + 0.5) * scale[0], (y + 0.5) * scale[1]
+            for distance, (count, colour) in ARROWS.items():
+                plan = match.long if distance == "long" else match.short
+                for share, (to_y, to_x) in _strongest(plan, y, x, count):
+                    end = (to_x + 0.5) * scale[0], (to_y + 0.5) * scale[1]
+                    rows.append([one.name, what, distance, y, x, to_y, to_x, float(share)])
+                    _arrow(figure, row, start, end, colour)
+            row[0].plot(*start, "o", color="white", markeredgecolor="black", markersize=5)
+        row[0].set_title(f"{one.name}, frame {names[middle]}", fontsize=8, color=GREY, loc="left")
+        row[1].set_title("its optical flow", fontsize=8, color=GREY, loc="left")
+        say(one.name)
+    figure.tight_layout(pad=0.4, h_pad=1.0)
+    save(figure, out / "figure-4.png")
+    header = ["sequence", "from", "layer", "row", "column", "to row", "to column", "share of its mass"]
+    return [out / "figure-4.png", write_csv(out / "figure-4.csv", header, rows)]
+
+
+def _match(
+    network: TransportNet, frame: NDArray[np.uint8], flow: NDArray[np.uint8]
+) -> tuple[LongShortTransport, tuple[int, int]]:
+    """The match of the finest stage that is matched, and its grid."""
+    segmenter = Segmenter(network, precision="float32")
+    small = [to_image(segmenter.resize(one)).to(segmenter.device) for one in (frame, flow)]
+    stage = min(network.form.matched)
+    with torch.inference_mode():
+        appearance, motion = network.streams(*small)[network.form.stages.index(stage)]
+        layer: Any = network.layers[str(stage)]
+        match: LongShortTransport = layer.match(appearance, motion)
+    return match, (appearance.shape[2], appearance.shape[3])
+
+
+def _strongest(plan: GroupedTransport, y: int, x: int, count: int) -> list[tuple[float, tuple[int, int]]]:
+    """The cells to which most of a cell's mass goes, with their shares."""
+    height, width = plan.size
+    value = torch.zeros(1, 1, height, width, device=plan.groups.f.device)
+    value[0, 0, y, x] = 1
+    row = plan.transposed().apply(value)[0, 0].flatten()  # what each cell of the motion gets of this one
+    shares, places = (row / row.sum().clamp(min=1e-12)).topk(count)
+    return [(float(one), divmod(int(at), width)) for one, at in zip(shares, places, strict=True)]
+
+
+def _cell_within(rng: np.random.Generator, inside: NDArray[np.bool_], cells: tuple[int, int]) -> tuple[int, int]:
+    """A cell that lies in a region of the frame, by chance; away from the frame's border."""
+    rows = ((np.arange(cells[0]) + 0.5) * inside.shape[0] / cells[0]).astype(int)
+    columns = ((np.arange(cells[1]) + 0.5) * inside.shape[1] / cells[1]).astype(int)
+    held = inside[np.ix_(rows, columns)]
+    held[[0, -1]] = held[:, [0, -1]] = False
+    at = np.argwhere(held)
+    if not len(at):
+        at = np.argwhere(np.ones(cells, bool))
+    y, x = at[int(rng.integers(len(at)))]
+    return int(y), int(x)
+
+
+def _arrow(figure: Any, row: Any, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
+    from matplotlib.patches import ConnectionPatch
+
+    arrow = ConnectionPatch(
+        start, end, "data", "data", axesA=row[0], axesB=row[1], arrowstyle="-|>", color=colour, linewidth=1.3, alpha=0.9
+    )
+    figure.add_artist(arrow)
+
+
+def _network(weights: Path | None) -> TransportNet:
+    network = load_model(AUTOMATIC, weights=str(weights) if weights else None)
+    assert isinstance(network, TransportNet)
+    return network
+
+
+def _scores(benchmark: str, root: Path, out: Path, model: Any, say: Say) -> dict[str, float]:
+    run_benchmark(benchmark, root, out, Choice(model), resume=True, say=say)
+    return dict(score(benchmark, root, out / "masks").summary)
+
+
+def _benchmark(root: Path, task: str) -> str:
+    """By the layout of a folder: FBMS has a Testset, ViSal a GT, all else is read as DAVIS-2016."""
+    if (root / "Testset").is_dir():
+        return "fbms" if task == "automatic" else "fbms-saliency"
+    if task == "saliency" and (root / "GT").is_dir():
+        return "visal"
+    if not (root / "JPEGImages").is_dir():
+        raise DatasetError(f"{root}: neither DAVIS-2016 (JPEGImages) nor FBMS (Testset); give --root")
+    return f"davis2016-{task}"
+
+
+def _check_rows(only: Sequence[str], known: Any) -> None:
+    if unknown := set(only) - set(known):
+        raise PromptError(f"no row {', '.join(sorted(unknown))}; there are: {'; '.join(known)}")
+
+
+def _slug(name: str) -> str:
+    return "".join(one for one in name.lower().replace(" ", "-") if one.isalnum() or one == "-")
