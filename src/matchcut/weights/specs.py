@@ -82,7 +82,7 @@ WEIGHTS["transport-net-small"] = Weights(
     origin="recipes/transport_net.toml on DAVIS, see docs/transport_net.md; both backbones as above",
     package="matchcut",
     file="weights/files/transport_net_small.safetensors",
-    sha256="",
+    sha256="02ae684d9f77eec36e1f70596d56e8a73b0fee03889c50894a8831b0a0a8bccc",
     mean=(127 / 255,) * 3,
     std=(128 / 255,) * 3,
 )
