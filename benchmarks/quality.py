@@ -39,15 +39,17 @@ from plain import Plain
 
 SINGLE, MULTI = "davis2016-dev-480p", "davis2017-multi-240p"
 VARIANTS: dict[str, dict[str, Any]] = {
-    "coarse": {"blend": 1.0, "edge": None},
-    "finer": {"blend": 1.0},
-    "round-0": {"rounds": 0},
-    "round-1": {"rounds": 1},
-    "round-2": {"rounds": 2},
-    "round-1-coarse": {"rounds": 1, "edge": None},
+    "coarse": {"blend": 1.0, "edge": None, "enlarge": "cubic"},
+    "finer": {"blend": 1.0, "enlarge": "cubic"},
+    "round-0": {"rounds": 0, "enlarge": "cubic"},
+    "round-1": {"rounds": 1, "enlarge": "cubic"},
+    "round-2": {"rounds": 2, "enlarge": "cubic"},
+    "round-1-coarse": {"rounds": 1, "edge": None, "enlarge": "cubic"},
+    "finer-guided": {"blend": 1.0},
+    "round-2-guided": {"rounds": 2},
 }
-"""Of mask-vos: what is carried on the grid of cells, the same with its edges on the finer grid, and what the decoder
-makes of that; the last decodes the coarse masks."""
+"""Of mask-vos: what is carried on the grid of cells, the same with its edges on the finer grid, what the decoder makes
+of that (the last but two decodes the coarse masks), and with masks enlarged along the frame's edges, as the default."""
 CHOICES = ["default", "label-propagation", *VARIANTS, *PRESETS, "plain"]
 
 

@@ -41,7 +41,14 @@ def test_figure_s5_scores_every_round_and_shows_it(root, tmp_path):
     picture, scores = reproduce("mask-vos", "figure-s5", tmp_path / "out", say=said.append, root=root)
     assert picture.read_bytes().startswith(b"\x89PNG")
     rows = table(scores)
-    assert [row["what"] for row in rows[::3]] == ["coarse", "matched finer", "round 0", "round 1", "round 2"]
+    assert [row["what"] for row in rows[::3]] == [
+        "coarse",
+        "matched finer",
+        "round 0",
+        "round 1",
+        "round 2",
+        "along edges",
+    ]
     assert {row["object"] for row in rows} == {"still_1", "walk_1", "all"}
     assert all(float(row["J"]) > 70 for row in rows)
     # A second run takes what is there.

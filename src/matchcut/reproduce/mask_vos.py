@@ -31,13 +31,15 @@ from matchcut.weights.store import load_model
 Say = Callable[[str], None]
 
 ROUNDS: dict[str, dict[str, Any]] = {
-    "coarse": {"blend": 1.0, "edge": None},
-    "matched finer": {"blend": 1.0},
-    "round 0": {"rounds": 0},
-    "round 1": {"rounds": 1},
-    "round 2": {"rounds": 2},
+    "coarse": {"blend": 1.0, "edge": None, "enlarge": "cubic"},
+    "matched finer": {"blend": 1.0, "enlarge": "cubic"},
+    "round 0": {"rounds": 0, "enlarge": "cubic"},
+    "round 1": {"rounds": 1, "enlarge": "cubic"},
+    "round 2": {"rounds": 2, "enlarge": "cubic"},
+    "along edges": {},
 }
-"""What is carried on the grid of cells, with its edges on the finer grid, and what R rounds of decoding make of it."""
+"""What is carried on the grid of cells, with its edges on the finer grid, what R rounds of decoding make of it, and the
+default: one round, enlarged along the frame's edges."""
 MEANS = ("J-Mean", "F-Mean")
 SHOWN_AT = 0.8
 """How far into a sequence the frame lies that is drawn."""
