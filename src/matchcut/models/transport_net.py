@@ -15,7 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matchcut.errors import ModelError
-from matchcut.matching.factorised import LongShortSinkhorn, LongSinkhorn, ShortSinkhorn, block_of
+from matchcut.matching.factorised import (
+    GroupedTransport,
+    LongShortSinkhorn,
+    LongShortTransport,
+    LongSinkhorn,
+    ShortSinkhorn,
+    block_of,
+    long_sinkhorn,
+    short_sinkhorn,
+)
 from matchcut.models.backbones import Backbone
 from matchcut.models.decoders import channels_of
 
@@ -40,6 +49,9 @@ class TransportNetForm:
     """P of the paper."""
     epsilon: float = 0.05
     iterations: int = 10
+    place: float = 0.0
+    """Weight, at first, of a code of each cell's place in the scores, a number that is learned; 0: appearance and
+    motion alone decide, as in the paper. With it, matching begins near to leaving all where it is."""
     residual: bool = False
     """Add what was carried to what was there; the paper replaces it."""
     width: int = 256
@@ -209,7 +221,62 @@ def _projection(inside: int, outside: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inside, outside, 1, bias=False), nn.GroupNorm(1, outside))
 
 
-def _layer(form: TransportNetForm) -> LongSinkhorn:
+class PlacedSinkhorn(nn.Module):
+    """The layers of the paper with a cell's place in the scores: cosine + weight x likeness of places, weight learned.
+
+    Features of two networks are alike by chance at first, so that the plans of Eq. 7 and 9 spread each cell's mass over
+    nearly all others of its group, and what is carried is their mean. Here a cell's mass stays near it until a better
+    place is learned.
+    """
+
+    def __init__(self, form: TransportNetForm) -> None:
+        super().__init__()
+        self.matching, self.groups = form.matching, 1 if form.matching == "full" else form.groups
+        self.settings: dict[str, Any] = {"epsilon": form.epsilon, "iterations": form.iterations, "normalise": False}
+        self.weight = nn.Parameter(torch.tensor(form.place))
+
+    def forward(self, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+        """Y_a and Y_m, (B, C, H, W) each."""
+        match = self.match(appearance, motion)
+        if isinstance(match, LongShortTransport):
+            return match.streams()
+        carried = match.apply(torch.cat([appearance, motion], 1)).chunk(2, 1)
+        return carried[0], carried[1]
+
+    def match(self, appearance: Tensor, motion: Tensor) -> GroupedTransport | LongShortTransport:
+        """The match by which `forward` carries."""
+        pair = appearance, motion
+        if self.matching == "short":
+            return short_sinkhorn(*self._with_places(*pair), groups=self.groups, **self.settings)
+        far = long_sinkhorn(*self._with_places(*pair), groups=self.groups, **self.settings)
+        if self.matching != "long-short":
+            return far
+        carried = far.apply(torch.cat(pair, 1)).chunk(2, 1)
+        near = short_sinkhorn(*self._with_places(*carried), groups=self.groups, **self.settings)
+        return LongShortTransport(far, near, (carried[0], carried[1]))
+
+    def _with_places(self, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
+        code = place_code(appearance.shape[2], appearance.shape[3], appearance.device).expand(
+            len(appearance), -1, -1, -1
+        )
+        return (
+            torch.cat([F.normalize(appearance, dim=1), self.weight * code], 1),
+            torch.cat([F.normalize(motion, dim=1), code], 1),
+        )
+
+
+def place_code(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """(1, 16, H, W): unit vectors whose products fall with the distance of cells, from 1 at the same place."""
+    waves = 2 * torch.pi / torch.tensor([3.0, 7.0, 17.0, 41.0], device=device)
+    rows, columns = (waves[:, None] * torch.arange(size, device=device) for size in (height, width))
+    down = torch.cat([rows.sin(), rows.cos()])[:, :, None].expand(-1, -1, width)
+    across = torch.cat([columns.sin(), columns.cos()])[:, None].expand(-1, height, -1)
+    return F.normalize(torch.cat([down, across]), dim=0)[None]
+
+
+def _layer(form: TransportNetForm) -> nn.Module:
+    if form.place:
+        return PlacedSinkhorn(form)
     settings: dict[str, Any] = {"epsilon": form.epsilon, "iterations": form.iterations}
     if form.matching == "full":
         return LongSinkhorn(1, **settings)

@@ -37,6 +37,7 @@ class TransportNetTraining:
     matching: Matching = "long-short"
     matched: tuple[int, ...] = (2, 3, 4)
     residual: bool = False
+    place: float = 0.0
     edge: float = 1.0
     """Weight of the edges' cross-entropy, lambda of Eq. 11; 0 leaves out the head."""
     overlap: float = 0.0
@@ -117,8 +118,8 @@ def make_network(settings: TransportNetTraining) -> TransportNet:
     Raises:
         ModelError: they cannot be had, or the form does not fit its backbones.
     """
-    asked = {"matching": settings.matching, "matched": settings.matched, "residual": settings.residual}
-    form = replace(FORMS[settings.form], **asked, edge=settings.edge > 0)  # type: ignore[arg-type]
+    asked = {name: getattr(settings, name) for name in ("matching", "matched", "residual", "place")}
+    form = replace(FORMS[settings.form], **asked, edge=settings.edge > 0)
     packaged = WEIGHTS["efficientnet-lite0-imagenet"]
     if settings.start == "imagenet" and {form.appearance, form.motion} == {packaged.backbone}:
         appearance, motion = (packaged_backbone(packaged, form.stages, 32) for _ in range(2))
