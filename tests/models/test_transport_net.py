@@ -7,7 +7,15 @@ import torch
 
 from matchcut.errors import ModelError
 from matchcut.models.base import AutomaticModel, GuidedModel
-from matchcut.models.transport_net import FORMS, TransportNet, TransportNetForm, build_transport_net
+from matchcut.models.transport_net import (
+    FORMS,
+    PlacedSinkhorn,
+    TransportNet,
+    TransportNetForm,
+    _layer,
+    build_transport_net,
+    place_code,
+)
 
 TINY = TransportNetForm("resnet18", "resnet18", width=16, project=16, iterations=3)
 
@@ -92,3 +100,29 @@ def test_settings_are_shared_weights(network):
     other = network.with_settings(size=128, square=True)
     assert isinstance(other, TransportNet) and other.size == 128 and other.square and network.size == 320
     assert other.mask.weight is network.mask.weight
+
+
+@pytest.mark.parametrize("matching", ["full", "long", "short", "long-short"])
+def test_places_decide_between_the_papers_layer_and_leaving_all_where_it_is(matching):
+    torch.manual_seed(0)
+    maps = torch.randn(2, 8, 6, 12), torch.randn(2, 8, 6, 12)
+    placed = PlacedSinkhorn(replace(TINY, matching=matching, place=0.5))
+    plain = _layer(replace(TINY, matching=matching))
+    with torch.no_grad():
+        placed.weight.fill_(0.0)
+        for one, other in zip(placed(*maps), plain(*maps), strict=True):
+            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+        placed.weight.fill_(50.0)
+        for one, other in zip(placed(*maps), maps, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+    placed.weight.data.fill_(0.5)
+    sum(one.square().sum() for one in placed(*maps)).backward()
+    assert placed.weight.grad.abs() > 0
+
+
+def test_codes_of_places_are_most_alike_at_the_same_place():
+    code = place_code(9, 14)[0].flatten(1)
+    products = code.T @ code
+    torch.testing.assert_close(products.diagonal(), torch.ones(9 * 14))
+    products.fill_diagonal_(0)
+    assert products.max() < 0.9

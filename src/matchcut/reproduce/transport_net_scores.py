@@ -15,6 +15,8 @@ from matchcut.benchmarks.run import Choice, run_benchmark
 from matchcut.benchmarks.score import score
 from matchcut.data import read_dataset, read_truth
 from matchcut.data.clips import ClipConfig
+from matchcut.data.listing import VIDEOS
+from matchcut.data.sequence import Sequence as Sequenced
 from matchcut.errors import DatasetError, PromptError
 from matchcut.files import write_csv
 from matchcut.matching.factorised import GroupedTransport, LongShortTransport
@@ -23,7 +25,7 @@ from matchcut.tracking.automatic import Segmenter, to_image
 from matchcut.training import training_loop
 from matchcut.training.config import OptimiserConfig, ScheduleConfig, TrainConfig, read_config
 from matchcut.video.flow import camera_flow, dis_flow, draw_flow
-from matchcut.video.images import read_image
+from matchcut.video.reader import Video
 from matchcut.weights.specs import AUTOMATIC
 from matchcut.weights.store import load_model
 
@@ -177,7 +179,8 @@ def figure_4(
     Of the finest stage that is matched: one arrow of the long-distant layer, two of the short-distant one.
 
     Args:
-        root: sequences with masks, in the layout of DAVIS-2016; the middle frame of each is drawn.
+        root: sequences with masks, in the layout of DAVIS-2016, or a video beside a folder `masks`; the middle frame of
+            each is drawn.
         weights: of a training run; None has the shipped ones.
         only: these sequences alone.
 
@@ -188,14 +191,16 @@ def figure_4(
     network, rng = _network(weights), np.random.default_rng(seed)
     if network.form.matching != "long-short" or not network.form.matched:
         raise PromptError("figure-4: the network has no long-short layer; give --weights of one that has")
-    found = read_dataset("davis2016", root, "val", only or None)
+    layout = ("davis2016", "val") if (root / "Annotations").is_dir() else ("folder", "all")
+    found = read_dataset(layout[0], root, layout[1], only or None)
     figure = new_figure(8.5, 2.4 * len(found))
     panels = figure.subplots(len(found), 2, squeeze=False)
     rows: list[Sequence[Any]] = []
     for row, one in zip(panels, found, strict=True):
         names = list(one.images)
         middle = len(names) // 2
-        pair = [read_image(one.images[name]) for name in names[middle : middle + 2]]
+        with Video(one.images[names[0]] if is_film(one) else list(one.images.values())) as video:
+            pair = [video[index] for index in (middle, min(middle + 1, len(names) - 1))]
         truth = read_truth(one, names[middle])
         flow = dis_flow(*pair)
         shown = draw_flow(flow - camera_flow(flow))
@@ -221,6 +226,11 @@ def figure_4(
     save(figure, out / "figure-4.png")
     header = ["sequence", "from", "layer", "row", "column", "to row", "to column", "share of its mass"]
     return [out / "figure-4.png", write_csv(out / "figure-4.csv", header, rows)]
+
+
+def is_film(sequence: Sequenced) -> bool:
+    """Whether all frames of a sequence are in one video file."""
+    return next(iter(sequence.images.values())).suffix.lower() in VIDEOS
 
 
 def _match(
@@ -281,10 +291,10 @@ def _scores(benchmark: str, root: Path, out: Path, model: Any, say: Say) -> dict
 
 
 def _benchmark(root: Path, task: str) -> str:
-    """By the layout of a folder: FBMS has a Testset, ViSal a GT, all else is read as DAVIS-2016."""
+    """By the layout of a folder: FBMS has a Testset, ViSal a folder of its name, all else is read as DAVIS-2016."""
     if (root / "Testset").is_dir():
         return "fbms" if task == "automatic" else "fbms-saliency"
-    if task == "saliency" and (root / "GT").is_dir():
+    if task == "saliency" and (root / "ViSal").is_dir():
         return "visal"
     if not (root / "JPEGImages").is_dir():
         raise DatasetError(f"{root}: neither DAVIS-2016 (JPEGImages) nor FBMS (Testset); give --root")
