@@ -55,22 +55,27 @@ def to_labels(
 
 
 def _guided_labels(soft: NDArray[np.float32], ids: list[int], frame: Frame) -> LabelMap:
-    size = frame.shape[:2]
+    """All objects together are told from the background along the frame's edges; which of them it is, by the largest
+    cubic mask: between objects that look alike, colour would lead astray."""
+    size = (frame.shape[0], frame.shape[1])
     small = np.asarray(cv2.resize(frame, soft.shape[:0:-1], interpolation=cv2.INTER_AREA), np.uint8)
     labels = np.zeros(size, np.uint8)
-    best, total = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    found = guided_enlarge(soft[1:].sum(0), frame, small)
+    if found is None:
+        return labels
+    box, region = found
+    known = cv2.resize(soft.sum(0), size[::-1], interpolation=cv2.INTER_LINEAR)[box]
+    inside = region > np.maximum(known - region, FAINT)  # the filter is linear: what is left is the background's
+    if len(ids) == 1:
+        labels[box] = np.where(inside, ids[0], 0)
+        return labels
+    best, which = np.full(region.shape, -np.inf, np.float32), np.zeros(region.shape, np.uint8)
     for one, mask in zip(ids, soft[1:], strict=True):
-        found = guided_enlarge(mask, frame, small)
-        if found is None:
-            continue
-        box, large = found
-        total[box] += large
-        ahead = large > best[box]
-        labels[box][ahead] = one
-        np.maximum(best[box], large, out=best[box])
-    # The filter is linear, so that the background's mask is what the objects' leave of what is known.
-    known = cv2.resize(soft.sum(0), size[::-1], interpolation=cv2.INTER_LINEAR)
-    labels[best <= np.maximum(known - total, FAINT)] = 0
+        if mask.any():
+            large = cv2.resize(mask, size[::-1], interpolation=cv2.INTER_CUBIC)[box]
+            which[large > best] = one
+            np.maximum(best, large, out=best)
+    labels[box] = np.where(inside, which, 0)
     return labels
 
 
