@@ -103,7 +103,7 @@ MODELS: dict[str, Model] = {
         name="mask-vos",
         summary="matching, finer along edges, and a decoder of masks, learned from raw video without a label",
         weights="mask-vos-small",
-        scores={"J&F, 8 sequences of DAVIS-2016 train": 87.1},
+        scores={"J&F, 8 sequences of DAVIS-2016 train": 88.0},
     ),
 }
 MODELS["transport-net"] = Model(
