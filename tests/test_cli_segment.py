@@ -75,6 +75,7 @@ def test_masks_a_record_and_all_else_it_can_write(segment, clip, tmp_path):
     assert all(one.shape == SIZE and set(np.unique(one)) <= {0, 1} for one in shown)
     about = record(out)
     assert about["model"] == "transport-net" and len(about["confidence"]) == COUNT and about["flow"] == "dis_flow"
+    assert about["objects"] == [1] and about["annotations"] == []
     assert about["weights_sha256"] and about["still_frames"] == [] and about["cuts"] == []
     assert (out / "overlay.mp4").exists() and (out / "coco.json").exists()
     assert len(list((out / "cutout").iterdir())) == COUNT

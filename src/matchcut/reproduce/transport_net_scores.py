@@ -48,10 +48,11 @@ ROWS: dict[str, tuple[dict[str, Any], float | None]] = {
     "long-short, Res4 and Res5": ({"matched": [3, 4]}, 83.8),
     "long-short, no edge loss": ({"edge": 0.0}, 84.3),
     "long-short, added": ({"residual": True}, None),
+    "long-short, places": ({"place": 0.5}, None),
     "frame alone": ({"matching": "none", "still": 1.0}, None),
 }
 """Of Table 3: what each changes of a recipe, and J on DAVIS-2016 as published. "Res5": only after that stage. "added":
-what was carried is added to what was there."""
+what was carried is added to what was there. "places": they count in the scores."""
 ARROWS = {"long": (1, "#3b6fd4"), "short": (2, "#e8862e")}
 """Of Figure 4: how many of the strongest matches are drawn, and in which colour."""
 

@@ -199,7 +199,7 @@ class Timeline:
             "frame_rate": float(self.video.frame_rate),
             "frames": self.length,
             **about,
-            "objects": self.objects(),
+            "objects": self.objects() or sorted({one for sure in self.confidence.values() for one in sure}),
             "annotations": [
                 {"frame": frame, "name": self.video.frame_name(frame), "objects": self._shows[frame]}
                 for frame in self.annotated
