@@ -237,7 +237,7 @@ def figure_4(
         row[0].set_title(f"{one.name}, frame {names[middle]}", fontsize=8, color=GREY, loc="left")
         row[1].set_title("its optical flow", fontsize=8, color=GREY, loc="left")
         say(one.name)
-    figure.tight_layout(pad=0.4, h_pad=1.0)
+    figure.tight_layout(pad=1.5, h_pad=1.0)
     save(figure, out / "figure-4.png")
     header = ["sequence", "from", "layer", "row", "column", "to row", "to column", "share of its mass"]
     return [out / "figure-4.png", write_csv(out / "figure-4.csv", header, rows)]
