@@ -308,9 +308,8 @@ def _scores(benchmark: str, root: Path, out: Path, model: Any, say: Say) -> dict
 def _track(benchmark: str, root: Path, out: Path, network: TransportNet, say: Say) -> None:
     """What `matchcut segment --track` gives, of each sequence; those that are whole are left as they are."""
     protocol = find_protocol(benchmark)
-    segmenter, guided = Segmenter(network), load_model()
-    assert not isinstance(guided, TransportNet)
-    tracker = Tracker(guided)
+    guided: Any = load_model()
+    segmenter, tracker = Segmenter(network), Tracker(guided)
     for one in read_dataset(protocol.dataset, root, protocol.split):
         place = out / "masks" / one.name
         if place.is_dir() and len(list(place.glob("*.png"))) == len(one.images):
