@@ -53,8 +53,8 @@ ROWS: dict[str, tuple[dict[str, Any], float | None]] = {
 }
 """Of Table 3: what each changes of a recipe, and J on DAVIS-2016 as published. "Res5": only after that stage. "added":
 what was carried is added to what was there. "places": they count in the scores."""
-ARROWS = {"long": (1, "#3b6fd4"), "short": (2, "#e8862e")}
-"""Of Figure 4: how many of the strongest matches are drawn, and in which colour."""
+ARROWS = {"long": (1, "#3b6fd4", 4.0), "short": (2, "#e8862e", 1.2)}
+"""Of Figure 4: how many of the strongest matches are drawn, in which colour, and how wide."""
 
 
 SMALL = TrainConfig(
@@ -227,12 +227,12 @@ def figure_4(
         for what, inside in (("object", truth > 0), ("background", truth == 0)):
             y, x = _cell_within(rng, inside, cells)
             start = (x + 0.5) * scale[0], (y + 0.5) * scale[1]
-            for distance, (count, colour) in ARROWS.items():
+            for distance, (count, colour, wide) in ARROWS.items():
                 plan = match.long if distance == "long" else match.short
                 for share, (to_y, to_x) in _strongest(plan, y, x, count):
                     end = (to_x + 0.5) * scale[0], (to_y + 0.5) * scale[1]
                     rows.append([one.name, what, distance, y, x, to_y, to_x, float(share)])
-                    _arrow(figure, row, start, end, colour)
+                    _arrow(figure, row, start, end, colour, wide)
             row[0].plot(*start, "o", color="white", markeredgecolor="black", markersize=5)
         row[0].set_title(f"{one.name}, frame {names[middle]}", fontsize=8, color=GREY, loc="left")
         row[1].set_title("its optical flow", fontsize=8, color=GREY, loc="left")
@@ -285,11 +285,22 @@ def _cell_within(rng: np.random.Generator, inside: NDArray[np.bool_], cells: tup
     return int(y), int(x)
 
 
-def _arrow(figure: Any, row: Any, start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
+def _arrow(
+    figure: Any, row: Any, start: tuple[float, float], end: tuple[float, float], colour: str, wide: float
+) -> None:
     from matplotlib.patches import ConnectionPatch
 
     arrow = ConnectionPatch(
-        start, end, "data", "data", axesA=row[0], axesB=row[1], arrowstyle="-|>", color=colour, linewidth=1.3, alpha=0.9
+        start,
+        end,
+        "data",
+        "data",
+        axesA=row[0],
+        axesB=row[1],
+        arrowstyle="-|>",
+        color=colour,
+        linewidth=wide,
+        alpha=0.9,
     )
     figure.add_artist(arrow)
 
