@@ -764,7 +764,7 @@ def test_help_loads_no_torch():
 @pytest.mark.parametrize("words", [("dmm-net", "figure-9"), ("dmmnet", "figure-5")])
 def test_reproduce_lists_what_there_is(run, tmp_path, words):
     result = run("reproduce", *words, "-o", tmp_path / "out")
-    refused(result, f"reproduce {' '.join(words)}: unknown", "dmm-net: figure-5", "transport-net: figure-6")
+    refused(result, f"reproduce {' '.join(words)}: unknown", "dmm-net: figure-5", "transport-net: table-1")
     assert not (tmp_path / "out").exists()
 
 

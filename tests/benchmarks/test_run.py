@@ -452,6 +452,18 @@ def test_compare(run, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.parametrize("benchmark", ["davis2016-automatic", "davis2016-saliency"])
+def test_a_model_that_needs_no_prompt_is_run_and_gone_on_with(run, tmp_path, benchmark):
+    root, out = davis(tmp_path / "davis"), tmp_path / "out"
+    assert run(benchmark, "--root", root, "-o", out, fast=False).code == 0
+    for name, frames in (("bear", 5), ("bus", 4)):
+        assert len(list((out / "masks" / name).glob("*.png"))) == frames
+        assert json.loads((out / "runs" / f"{name}.json").read_text())["model"] == "transport-net"
+        assert not (out / "runs" / f"{name}.jsonl").exists()
+    again = run(benchmark, "--root", root, "-o", out, "--resume", fast=False)
+    assert again.code == 0 and again.err.count("done before") == 2
+
+
 # --- what cannot be done
 
 
@@ -461,8 +473,8 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(run, tmp_path):
     (tmp_path / "file").write_text("mine")
     for words, messages in (
         (("davis2016", "--root", root), ["-o FOLDER"]),
-        (("davis2016-automatic", "--root", root, "-o", out), ["no prompt", "davis2016 or davis2017"]),
-        (("fbms-saliency", "--root", root, "-o", out), ["no prompt"]),
+        (("davis2016-automatic", "--root", root, "-o", out, "--model", "mask-vos"), ["carries masks", "guided"]),
+        (("davis2016", "--root", root, "-o", out, "--model", "transport-net"), ["needs no prompt"]),
         (("davis2015", "--root", root, "-o", out), ["davis2016, davis2016-automatic"]),
         (("davis2016", "--root", root, "-o", out, "--split", "test"), ["no split 'test'", "val, train"]),
         (("davis2016", "--root", root, "-o", out, "--sequences", "bus", "gnu"), ["no sequence gnu", "bear, bus"]),

@@ -38,7 +38,8 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 def test_options_in_the_readme_exist() -> None:
     shown = set(re.findall(r"--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
-    source = (ROOT / "src/matchcut/cli.py").read_text() + (ROOT / "benchmarks/quality.py").read_text()
+    files = [*sorted((ROOT / "src/matchcut/cli").glob("*.py")), ROOT / "benchmarks/quality.py"]
+    source = "".join(path.read_text() for path in files)
     known = {f"--{name}" for name in re.findall(r"^    (\w+): Annotated", source, re.MULTILINE)}
     known |= set(re.findall(r'"(--[a-z-]+)"', source))
     assert shown <= known, shown - known

@@ -181,7 +181,13 @@ def table_3(
         if changes.get("still") == 1.0:
             network = network.with_settings(blind=True)
         found = _scores(benchmark, root, folder / "scored", network, say)
-        rows.append([name, *(f"{100 * found[one]:.1f}" for one in ("J-Mean", "F-Mean")), published or ""])
+        rows.append(
+            [
+                name,
+                *(f"{100 * found[one]:.1f}" for one in ("J-Mean", "F-Mean")),
+                "" if published is None else str(published),
+            ]
+        )
         say(f"{name}, seed {seed}: J {rows[-1][1]}, F {rows[-1][2]}")
     return [write_csv(out / f"table-3-{seed}.csv", ["layer", "J", "F", "J as published"], rows)]
 
