@@ -6,6 +6,7 @@ it is. DIS (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV
 
 import struct
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def _wheel() -> NDArray[np.float32]:
     corners = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]], np.float32)
     parts = [
         a + (b - a) * np.arange(n, dtype=np.float32)[:, None] / n
-        for a, b, n in zip(corners, corners[1:], steps, strict=False)
+        for (a, b), n in zip(pairwise(corners), steps, strict=True)
     ]
     return np.concatenate(parts)
 
