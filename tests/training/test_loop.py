@@ -22,6 +22,7 @@ from toy import Toy, write_recipe, write_videos
 from matchcut.errors import DatasetError, OutputError, TrainingError
 from matchcut.training.checkpoint import checkpoints, recipe_of
 from matchcut.training.config import TrainConfig, read_config
+from matchcut.training.failures import explained
 from matchcut.training.loop import train
 from matchcut.training.objectives import OBJECTIVES
 
@@ -332,6 +333,13 @@ def test_a_worker_that_dies_names_the_settings_to_lower(
     said = ours.recv()
     process.join()
     assert re.search(r"process that reads data died .* lower workers \(now 1\)", said)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
+def test_a_worker_that_dies_while_it_hands_over_a_batch_is_told_alike(config: TrainConfig, error: Exception) -> None:
+    said = r"process that reads data died \(.+\), .* lower workers \(now 0\)"
+    with pytest.raises(TrainingError, match=said), explained(config, {}):
+        raise error
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -53,13 +53,16 @@ def explained(config: TrainConfig, shapes: Mapping[str, tuple[int, ...]]) -> Ite
     """
     try:
         yield
-    except (MemoryError, RuntimeError, OSError) as error:
+    except (MemoryError, RuntimeError, OSError, EOFError) as error:
         text = str(error)
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(one in text for one in MEMORY):
             raise TrainingError(_too_large(config, shapes)) from error
-        if isinstance(error, RuntimeError) and any(one in text for one in WORKERS):
+        # A worker that dies while it hands over a tensor leaves a broken connection, before torch sees that it is gone.
+        broken = isinstance(error, ConnectionError | EOFError)
+        if broken or (isinstance(error, RuntimeError) and any(one in text for one in WORKERS)):
+            what = (text or type(error).__name__).splitlines()[0]
             raise TrainingError(
-                f"a process that reads data died ({text.splitlines()[0]}), often for lack of memory or of space in "
+                f"a process that reads data died ({what}), often for lack of memory or of space in "
                 f"/dev/shm: lower workers (now {config.workers}) or batch_size (now {config.batch_size})"
             ) from error
         raise

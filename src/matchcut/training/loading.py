@@ -52,7 +52,11 @@ class Batches:
             MatchcutError: what a worker met.
         """
         begun = time.perf_counter()
-        batch = next(self._batches)
+        try:
+            batch = next(self._batches)
+        except (ConnectionError, EOFError):  # a worker died while it handed over a tensor
+            time.sleep(1)  # torch's handler of dead workers says what killed it, a moment later
+            raise
         self.waited += time.perf_counter() - begun
         if isinstance(batch, MatchcutError):
             raise batch
