@@ -3,15 +3,14 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from matchcut.api.guided import run
 from matchcut.api.records import finished_run, measured_of, versions
 from matchcut.errors import ModelError, PromptError
-from matchcut.masks import LabelMap
 from matchcut.models.base import AutomaticModel
 from matchcut.tracking.automatic import FlowSource, Segmenter
-from matchcut.tracking.instances import confident_frames, split
+from matchcut.tracking.instances import After, annotations_from
 from matchcut.tracking.outputs import LOG, Outputs, open_folder
 from matchcut.tracking.placement import pick_device
 from matchcut.tracking.timeline import Timeline
@@ -20,9 +19,6 @@ from matchcut.video.flow import dis_flow
 from matchcut.video.reader import Video
 from matchcut.weights.specs import AUTOMATIC
 from matchcut.weights.store import load_model
-
-After = Literal["track", "objects"]
-"""What follows: the surest frames are tracked to all others; the region is split into instances that are tracked."""
 
 
 def segment(
@@ -61,7 +57,7 @@ def segment(
     if after is None:
         return timeline
     tracker = Tracker(load_model(), device=device, precision=precision)  # type: ignore[arg-type]
-    annotations = annotations_from(timeline, segmenter, tracker, after)
+    annotations = annotations_from(timeline, segmenter.cuts, tracker, after)
     tracked = Timeline(video)
     for frame, labels in annotations.items():
         tracked.annotate(frame, labels)
@@ -84,24 +80,6 @@ def flow_source(
 
         return FlowSource(Raft(str(flow), weights, pick_device(device)), cache=cache)
     return FlowSource(folder=Path(flow), cache=cache)
-
-
-def annotations_from(
-    timeline: Timeline, segmenter: Segmenter, tracker: Tracker, after: After
-) -> Mapping[int, LabelMap]:
-    """The label maps that a guided tracker is given.
-
-    Raises:
-        PromptError: nothing was found in the whole video.
-    """
-    sure = {frame: next(iter(found.values())) for frame, found in timeline.confidence.items()}
-    frames = confident_frames(sure, len(timeline), segmenter.cuts)
-    if not frames:
-        raise PromptError(f"{timeline.video.source}: nothing was found that could be tracked; give a mask or a box")
-    if after == "objects":
-        found = split(timeline, frames, tracker)
-        return {frame: labels for frame in found.annotated if (labels := found.labels(frame)) is not None}
-    return {frame: labels for frame in frames if (labels := timeline.labels(frame)) is not None}
 
 
 def run_automatic(
@@ -139,7 +117,7 @@ def run_automatic(
             raise ModelError(f"after={after!r} needs a tracker")
         timeline = Timeline(video)
         segmenter.fill(timeline, progress)
-        given = annotations_from(timeline, segmenter, tracker, after)
+        given = annotations_from(timeline, segmenter.cuts, tracker, after)
         said = remarks(video, segmenter)
         record = {**(about or {}), **found_of(video, segmenter), "handed_on": [video.frame_name(one) for one in given]}
         how: Any = {"overwrite": True, "resume": True, "about": record, "progress": progress}

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from matchcut.cli import options
+from matchcut.cli.shared import resumable
 from matchcut.errors import PromptError
 
 if TYPE_CHECKING:
@@ -54,14 +56,12 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="By default the one that papers report.")] = None,
     sequences: Annotated[list[str] | None, typer.Option(help="Only these: --sequences bus flamingo.")] = None,
     more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,  # what follows the first of --sequences
-    model: Annotated[str | None, typer.Option(help="See `matchcut models`.")] = None,
-    preset: Annotated[str | None, typer.Option(help="A published protocol: crw, dino, vfs or mask-vos.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Any timm model instead of the default backbone.")] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="A local file: a training run's weights, or the --backbone's.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "auto",
+    model: options.Model = None,
+    preset: options.Preset = None,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
     size: Annotated[int | None, typer.Option(help="Short side it works at.", min=32)] = None,
     processes: Annotated[int, typer.Option(help="That share the sequences and the cores.", min=1)] = 1,
     compare: Annotated[Path | None, typer.Option(help="OUT of another run, to be put beside this one.")] = None,
@@ -69,8 +69,8 @@ def evaluate(
         str | None, typer.Option(help='"youtube-vos": also submission.zip, as the server takes it.')
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only say what is wrong with the benchmark's files.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in -o.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in -o.")] = False,
+    overwrite: options.Overwrite = False,
+    resume: options.Resume = False,
 ) -> None:
     """Run a model on a benchmark and score it by the official protocol."""
     from matchcut.benchmarks.protocols import find_protocol
@@ -98,13 +98,10 @@ def evaluate(
     chosen: Any = {"model": model, "preset": preset, "backbone": backbone, "weights": str(weights) if weights else None}
     how: Any = {"size": size, "device": device, "precision": precision, "processes": processes}
     what: Any = {"split": split, "sequences": names, "overwrite": overwrite, "resume": resume}
-    try:
+    with resumable():
         result = api.evaluate(
             benchmark, root, out, **what, **chosen, **how, say=lambda line: typer.echo(line, err=True)
         )
-    except KeyboardInterrupt as stop:
-        typer.echo("matchcut: stopped; run the same command with --resume to go on", err=True)
-        raise typer.Exit(130) from stop
     typer.echo(f"masks     {out / 'masks'}")
     if submission:
         from matchcut.benchmarks.run import SUBMISSION

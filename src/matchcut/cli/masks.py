@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from matchcut.cli.shared import Bar, folders_of, one_each, parse_box, summarise
+from matchcut.cli import options
+from matchcut.cli.shared import Bar, folders_of, one_each, parse_box, resumable, summarise
 from matchcut.errors import PromptError
 
 
@@ -13,9 +14,7 @@ def track(
     inputs: Annotated[
         list[str], typer.Argument(help="Video files, folders of frames, globs; - is raw Y4M on standard input.")
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the results; of several inputs, one in it each.")
-    ],
+    out: options.Out,
     mask: Annotated[
         list[Path] | None, typer.Option(help="Mask of the objects on the first frame; of several inputs, one each.")
     ] = None,
@@ -29,32 +28,22 @@ def track(
     threshold: Annotated[
         float | None, typer.Option(help="Make a grey mask binary: 0 to 1 of full white.", min=0, max=1)
     ] = None,
-    overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also overlay.mp4: the video with the masks on it.")
-    ] = False,
-    cutout: Annotated[
-        str | None, typer.Option(help='Also the objects cut out: "png" (a folder of RGBA) or "mov" (ProRes 4444).')
-    ] = None,
-    coco: Annotated[bool, typer.Option("--coco", help="Also coco.json: the masks as run lengths.")] = False,
-    model: Annotated[str | None, typer.Option(help="See `matchcut models`.")] = None,
-    preset: Annotated[str | None, typer.Option(help="A published protocol: crw, dino, vfs or mask-vos.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Any timm model instead of the default backbone.")] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="A local file: a training run's weights, or the --backbone's.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "auto",
-    size: Annotated[
-        int | None, typer.Option(help="Short side it works at; masks have full size anyway.", min=32)
-    ] = None,
-    start: Annotated[int, typer.Option(help="First frame.", min=0)] = 0,
-    end: Annotated[int | None, typer.Option(help="Frame to stop before.", min=1)] = None,
-    stride: Annotated[int, typer.Option(help="Every n-th frame.", min=1)] = 1,
-    allow_truncated: Annotated[
-        bool, typer.Option("--allow-truncated", help="Go on with the frames of a video that ends early.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in -o.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in -o.")] = False,
+    overlay: options.Overlay = False,
+    cutout: options.Cutout = None,
+    coco: options.Coco = False,
+    model: options.Model = None,
+    preset: options.Preset = None,
+    backbone: options.Backbone = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    size: options.Size = None,
+    start: options.Start = 0,
+    end: options.End = None,
+    stride: options.Stride = 1,
+    allow_truncated: options.AllowTruncated = False,
+    overwrite: options.Overwrite = False,
+    resume: options.Resume = False,
 ) -> None:
     """Carry the mask of a video's objects to every frame."""
     from matchcut import api
@@ -79,28 +68,22 @@ def track(
         tracker = Tracker(network, size=size, device=device, precision=precision)
         about = api.about_model(model, preset, backbone, tracker)
         outputs = Outputs(folder, video.size, video.frame_rate, **wanted)
-        try:
-            with Bar(video.name) as bar:
-                measured = api.run(
-                    *(video, tracker, folder, outputs, prompt, boxes),
-                    frame=frame,
-                    threshold=threshold,
-                    overwrite=overwrite,
-                    resume=resume,
-                    about=about,
-                    progress=bar.update,
-                )
-        except KeyboardInterrupt as stop:
-            typer.echo("matchcut: stopped; run the same command with --resume to go on", err=True)
-            raise typer.Exit(130) from stop
+        with resumable(), Bar(video.name) as bar:
+            measured = api.run(
+                *(video, tracker, folder, outputs, prompt, boxes),
+                frame=frame,
+                threshold=threshold,
+                overwrite=overwrite,
+                resume=resume,
+                about=about,
+                progress=bar.update,
+            )
         summarise(folder, measured, wanted)
 
 
 def segment(
     inputs: Annotated[list[str], typer.Argument(help="Video files, folders of frames, globs.")],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for the results; of several inputs, one in it each.")
-    ],
+    out: options.Out,
     track: Annotated[
         bool, typer.Option("--track", help="Hand the surest frames to the guided tracker, which fills the others.")
     ] = False,
@@ -112,28 +95,20 @@ def segment(
     ] = "dis",
     flow_weights: Annotated[Path | None, typer.Option(help="RAFT's weights, instead of a download.")] = None,
     flow_cache: Annotated[Path | None, typer.Option(help="Folder in which optical flow is kept.")] = None,
-    overlay: Annotated[
-        bool, typer.Option("--overlay", help="Also overlay.mp4: the video with the masks on it.")
-    ] = False,
-    cutout: Annotated[
-        str | None, typer.Option(help='Also the object cut out: "png" (a folder of RGBA) or "mov" (ProRes 4444).')
-    ] = None,
-    coco: Annotated[bool, typer.Option("--coco", help="Also coco.json: the masks as run lengths.")] = False,
-    model: Annotated[str | None, typer.Option(help="See `matchcut models`.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="A training run's, instead of those shipped.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    precision: Annotated[str, typer.Option(help="float32, bfloat16 or auto.")] = "auto",
-    size: Annotated[
-        int | None, typer.Option(help="Short side it works at; masks have full size anyway.", min=32)
-    ] = None,
-    start: Annotated[int, typer.Option(help="First frame.", min=0)] = 0,
-    end: Annotated[int | None, typer.Option(help="Frame to stop before.", min=1)] = None,
-    stride: Annotated[int, typer.Option(help="Every n-th frame.", min=1)] = 1,
-    allow_truncated: Annotated[
-        bool, typer.Option("--allow-truncated", help="Go on with the frames of a video that ends early.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left in -o.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in -o.")] = False,
+    overlay: options.Overlay = False,
+    cutout: options.Cutout = None,
+    coco: options.Coco = False,
+    model: options.Model = None,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    size: options.Size = None,
+    start: options.Start = 0,
+    end: options.End = None,
+    stride: options.Stride = 1,
+    allow_truncated: options.AllowTruncated = False,
+    overwrite: options.Overwrite = False,
+    resume: options.Resume = False,
 ) -> None:
     """Cut out the primary moving object, with no prompt."""
     from matchcut import api
@@ -156,20 +131,16 @@ def segment(
         segmenter = Segmenter(network, size=size, device=device, precision=precision, flow=source)
         tracker = Tracker(guided, device=device, precision=precision) if guided else None
         outputs = Outputs(folder, video.size, video.frame_rate, **wanted)
-        try:
-            with Bar(video.name) as bar:
-                measured = api.run_automatic(
-                    *(video, segmenter, folder, outputs),
-                    tracker=tracker,
-                    after=("objects" if objects else "track") if tracker else None,
-                    overwrite=overwrite,
-                    resume=resume,
-                    about=api.about_model(name, None, None, segmenter),
-                    progress=bar.update,
-                )
-        except KeyboardInterrupt as stop:
-            typer.echo("matchcut: stopped; run the same command with --resume to go on", err=True)
-            raise typer.Exit(130) from stop
+        with resumable(), Bar(video.name) as bar:
+            measured = api.run_automatic(
+                *(video, segmenter, folder, outputs),
+                tracker=tracker,
+                after=("objects" if objects else "track") if tracker else None,
+                overwrite=overwrite,
+                resume=resume,
+                about=api.about_model(name, None, None, segmenter),
+                progress=bar.update,
+            )
         summarise(folder, measured, wanted)
         for line in measured["said"]:
             typer.echo(f"note      {line}")

@@ -1,5 +1,7 @@
 """What the commands share: options as they are typed, the progress bar, the last lines."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,16 @@ def folders_of(out: Path, videos: "list[Video]") -> list[Path]:
     if twice is not None:
         raise PromptError(f"two inputs are named {twice}: their results would share a folder; run them one by one")
     return [out / name for name in names]
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Ctrl-C ends with a line that says how to go on, and status 130."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        typer.echo("matchcut: stopped; run the same command with --resume to go on", err=True)
+        raise typer.Exit(130) from stop
 
 
 class Bar:

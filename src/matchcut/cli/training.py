@@ -5,23 +5,23 @@ from typing import Annotated, Any
 
 import typer
 
+from matchcut.cli import options
+from matchcut.cli.shared import resumable
+
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="A TOML file, as recipes/mask_vos.toml.")],
     data: Annotated[list[Path], typer.Option(help="Folder of videos or of folders of frames; may be repeated.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, checkpoints, log and pictures.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in -o.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    resume: options.Resume = False,
+    device: options.Device = "auto",
     cache: Annotated[Path | None, typer.Option(help="Folder for decoded frames, to be shared by runs.")] = None,
 ) -> None:
     """Train a network on raw video by a recipe; under torchrun, on several processes."""
     from matchcut import api
 
-    try:
+    with resumable():
         written = api.train(recipe, data, out, resume=resume, device=device, cache=cache, say=typer.echo)
-    except KeyboardInterrupt as stop:
-        typer.echo("matchcut: stopped; run the same command with --resume to go on", err=True)
-        raise typer.Exit(130) from stop
     typer.echo(f"weights   {written}")
 
 

@@ -24,7 +24,7 @@ from matchcut.masks import write_mask
 from matchcut.matching.factorised import GroupedTransport, LongShortTransport
 from matchcut.models.transport_net import TransportNet
 from matchcut.tracking.automatic import Segmenter, to_image
-from matchcut.tracking.instances import confident_frames
+from matchcut.tracking.instances import annotations_from
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
 from matchcut.training import training_loop
@@ -334,19 +334,17 @@ def _track(benchmark: str, root: Path, out: Path, network: TransportNet, say: Sa
         make_folder(place)
         timeline = Timeline(Video(list(one.images.values())))
         segmenter.fill(timeline)
-        sure = {frame: next(iter(found.values())) for frame, found in timeline.confidence.items()}
-        chosen = confident_frames(sure, len(timeline), segmenter.cuts)
         tracked = Timeline(timeline.video)
-        for frame in chosen:
-            labels = timeline.labels(frame)
-            assert labels is not None
-            tracked.annotate(frame, labels)
-        if chosen:
+        try:
+            for frame, labels in annotations_from(timeline, segmenter.cuts, tracker, "track").items():
+                tracked.annotate(frame, labels)
             tracker.fill(tracked)
-        for name, labels in zip(one.images, tracked if chosen else timeline, strict=True):
-            assert labels is not None
-            write_mask(place / f"{name}.png", labels)
-        say(f"{one.name}: tracked from {len(chosen)} frames")
+        except PromptError:  # nothing was found in the whole sequence: it counts as it is
+            tracked = timeline
+        for name, filled in zip(one.images, tracked, strict=True):
+            assert filled is not None
+            write_mask(place / f"{name}.png", filled)
+        say(f"{one.name}: tracked from {len(tracked.annotated)} frames")
 
 
 def _benchmark(root: Path, task: str) -> str:

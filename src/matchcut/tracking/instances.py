@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from matchcut.errors import PromptError
 from matchcut.masks import LabelMap, object_ids
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
+
+After = Literal["track", "objects"]
+"""What follows: the surest frames are tracked to all others; the region is split into instances that are tracked."""
 
 EVERY = 40
 """Frames to one that is handed on, about."""
@@ -19,6 +24,27 @@ PIECE = 0.05
 """Share of the region below which a piece of it is no object of its own."""
 MOST = 20
 """Objects at most, as the protocol of DAVIS-2017 has it."""
+
+
+def annotations_from(timeline: Timeline, cuts: Sequence[int], tracker: Tracker, after: After) -> dict[int, LabelMap]:
+    """The label maps that a guided tracker is given, by frame.
+
+    Args:
+        timeline: filled by a `Segmenter`.
+        cuts: frames with which another scene begins.
+        tracker: of `split`, for "objects".
+
+    Raises:
+        PromptError: nothing was found in the whole video.
+    """
+    sure = {frame: next(iter(found.values())) for frame, found in timeline.confidence.items()}
+    frames = confident_frames(sure, len(timeline), cuts)
+    if not frames:
+        raise PromptError(f"{timeline.video.source}: nothing was found that could be tracked; give a mask or a box")
+    if after == "objects":
+        found = split(timeline, frames, tracker)
+        return {frame: labels for frame in found.annotated if (labels := found.labels(frame)) is not None}
+    return {frame: labels for frame in frames if (labels := timeline.labels(frame)) is not None}
 
 
 def confident_frames(confidence: Mapping[int, float], length: int, cuts: Sequence[int] = ()) -> list[int]:
