@@ -1,7 +1,7 @@
 """J and F on the development sequences, beside the plainest form of label propagation.
 
     python benchmarks/quality.py                                       # the default model, and `plain`
-    python benchmarks/quality.py --preset label-propagation coarse finer round-0 round-1 round-2   # step by step
+    python benchmarks/quality.py --preset label-propagation coarse matched-finer round-1 along-edges   # step by step
     python benchmarks/quality.py --preset all -o results               # and each preset; keeps the masks
     python benchmarks/quality.py --preset all -o results --resume      # goes on after an interruption
     python benchmarks/quality.py --preset dino --backbone resnet18 --size 240 --sequences bus flamingo
@@ -34,22 +34,13 @@ from matchcut.api import versions
 from matchcut.masks import object_ids, read_mask
 from matchcut.metrics import boundary_f, jaccard
 from matchcut.models.label_propagation import PRESETS
+from matchcut.reproduce.mask_vos import ROUNDS
 from matchcut.tracking.timeline import Timeline
 from plain import Plain
 
 SINGLE, MULTI = "davis2016-dev-480p", "davis2017-multi-240p"
-VARIANTS: dict[str, dict[str, Any]] = {
-    "coarse": {"blend": 1.0, "edge": None, "enlarge": "cubic"},
-    "finer": {"blend": 1.0, "enlarge": "cubic"},
-    "round-0": {"rounds": 0, "enlarge": "cubic"},
-    "round-1": {"rounds": 1, "enlarge": "cubic"},
-    "round-2": {"rounds": 2, "enlarge": "cubic"},
-    "round-1-coarse": {"rounds": 1, "edge": None, "enlarge": "cubic"},
-    "finer-guided": {"blend": 1.0},
-    "round-2-guided": {"rounds": 2},
-}
-"""Of mask-vos: what is carried on the grid of cells, the same with its edges on the finer grid, what the decoder makes
-of that (the last but two decodes the coarse masks), and with masks enlarged along the frame's edges, as the default."""
+VARIANTS = {name.replace(" ", "-"): settings for name, settings in ROUNDS.items()}
+"""Of mask-vos, step by step; `target-model` is the default."""
 CHOICES = ["default", "label-propagation", *VARIANTS, *PRESETS, "plain"]
 
 

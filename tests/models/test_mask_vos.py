@@ -15,9 +15,9 @@ from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.base import GuidedModel, MemoryPolicy
 from matchcut.models.decoders import aggregate, enlarge, halve
 from matchcut.models.label_propagation import LabelPropagation, Propagation
-from matchcut.models.mask_vos import MaskReference, MaskVOS, boxes_of, build_mask_vos, mask_channels
+from matchcut.models.mask_vos import MaskReference, MaskVOS, build_mask_vos, mask_channels
 from matchcut.models.mask_vos_form import FORMS, MaskVOSSettings
-from matchcut.models.nearness import near_objects
+from matchcut.models.nearness import boxes_of, near_objects
 from matchcut.tracking.tracker import Tracker
 
 SIZE = (64, 96)
@@ -72,6 +72,7 @@ def test_it_starts_as_label_propagation_with_the_same_features(small):
 
 
 def test_blend_one_leaves_the_coarse_mask_and_zero_the_decoders(small):
+    small = small.with_settings(target=0.0)
     features, references = scene(small)
     with torch.no_grad():
         large, rounds = small(features, references)
@@ -181,7 +182,7 @@ def test_soft_masks_are_probabilities_at_a_quarter(small, objects):
 
 
 def test_only_edges_are_decoded_and_what_is_remembered_is_what_was_carried(small):
-    small = copy.deepcopy(small)
+    small = copy.deepcopy(small).with_settings(target=0.0)
     _, references = scene(small, 1)  # several may change each other wherever they are unsure
     with torch.no_grad():
         features = small.encode(picture(1))  # the annotated frame, so that there are edges
@@ -218,6 +219,35 @@ def test_an_object_that_is_nowhere_stays_nowhere(small):
     with torch.no_grad():
         _, _, soft = small.segment(features, gone)
     assert soft[:, 3].max() < 1e-3
+
+
+def test_the_target_model_moves_edges_of_what_is_shown_and_nothing_else(small):
+    _, references = scene(small, 2)
+    with torch.no_grad():
+        features = small.encode(picture(1))
+        edges = small.read(features, references).edges
+        shown = {}
+        for weight in (0.0, 2.0, 1e3):
+            remembered, _, shown[weight] = small.with_settings(near=None, target=weight).segment(features, references)
+            torch.testing.assert_close(remembered, small.read(features, references).large)
+    torch.testing.assert_close(shown[2.0].sum(1), torch.ones_like(shown[2.0][:, 0]))
+    region = {weight: soft[:, 1:].sum(1) for weight, soft in shown.items()}
+    moved = (region[2.0] - region[0.0]).abs() > 1e-3
+    assert moved[edges].any() and not moved[~edges].any()
+    # Which of the objects it is, the target model leaves open.
+    share = [shown[weight][:, 1] / region[weight] for weight in (0.0, 2.0)]
+    surely = (region[0.0] > 1e-3) & (region[2.0] > 1e-3)
+    torch.testing.assert_close(share[0][surely], share[1][surely], rtol=1e-3, atol=1e-4)
+    # On the annotated frame itself, what it alone says is mostly right, features at random as they are.
+    truth = enlarge(masks(2)[:, 1:].sum(1, keepdim=True), edges.shape[1:])[:, 0] > 0.5
+    assert ((region[1e3] > 0.5) == truth)[edges].float().mean() > 0.75
+
+
+def test_no_target_model_in_training(small):
+    network = copy.deepcopy(small).train()
+    features = network.encode(picture(1))
+    assert network.remember(features, masks(1)).evidence is None
+    assert small.remember(features, masks(1)).evidence is not None
 
 
 def test_what_is_unknown_carries_nothing(small):

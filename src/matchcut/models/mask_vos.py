@@ -35,7 +35,8 @@ from matchcut.models.decoders import (
     halve,
 )
 from matchcut.models.mask_vos_form import FORMS, MaskVOSForm, MaskVOSSettings
-from matchcut.models.nearness import near_objects
+from matchcut.models.nearness import boxes_of, near_objects
+from matchcut.models.target_model import Evidence, evidence_of, target_score
 
 SURE = 1e-3
 """A mask that the decoder corrects counts as no surer than this."""
@@ -51,6 +52,8 @@ class MaskReference(Reference):
     """(B, 1 + N, h, w) the values on the grid of cells."""
     embedded: Tensor
     """(B, N, V, h, w) the mask encoder's values."""
+    evidence: Evidence | None = None
+    """For the target model, where there is one."""
 
 
 class Carried(NamedTuple):
@@ -157,7 +160,10 @@ class MaskVOS(nn.Module):
             values = _to_grid(soft_masks, features.fine.shape[2:])
             embedded = self.mask_encoder(features, mask_channels(values)).float()
         cells = F.avg_pool2d(values, 2) if annotated else halve(values)
-        return MaskReference(features, values, annotated, cells, embedded)
+        evidence = None
+        if self.settings.target and features.details is not None and not self.training:
+            evidence = evidence_of(features.details, values)
+        return MaskReference(features, values, annotated, cells, embedded, evidence)
 
     def read(self, features: FrameFeatures, references: list[MaskReference], where: Tensor | None = None) -> Carried:
         """What the references know of a frame.
@@ -265,15 +271,29 @@ class MaskVOS(nn.Module):
         settings = self.settings
         where = near_objects([(one.cells, one.annotated) for one in references], settings.near)
         carried = self.read(features, references, where)
-        large = carried.large
-        if max(1 - settings.blend, settings.feedback) == 0 or large.shape[1] == 1:
-            return large, carry, large
-        boxes = boxes_of(carried.coarse, settings.margin)
-        decoded = large
-        with _as_encoded(features):
-            for _ in range(max(1, settings.rounds)):
-                decoded = aggregate(self._decode_boxes(features, carried, decoded, boxes)).softmax(1)
-        return _mixed(large, decoded, settings.feedback), carry, _mixed(large, decoded, 1 - settings.blend)
+        remembered = shown = carried.large
+        if shown.shape[1] == 1:
+            return remembered, carry, shown
+        if max(1 - settings.blend, settings.feedback) > 0:
+            boxes, decoded = boxes_of(carried.coarse, settings.margin), carried.large
+            with _as_encoded(features):
+                for _ in range(max(1, settings.rounds)):
+                    decoded = aggregate(self._decode_boxes(features, carried, decoded, boxes)).softmax(1)
+            remembered = _mixed(carried.large, decoded, settings.feedback)
+            shown = _mixed(carried.large, decoded, 1 - settings.blend)
+        return remembered, carry, self._like_target(features, references, shown, carried.edges)
+
+    def _like_target(
+        self, features: FrameFeatures, references: list[MaskReference], shown: Tensor, edges: Tensor
+    ) -> Tensor:
+        """Soft masks (B, 1 + N, H', W') to which the target model had its say: at edges, in the objects' log odds."""
+        known = [(one.annotated, one.evidence) for one in references if one.evidence is not None]
+        if features.details is None or not known:
+            return shown
+        parts = [[one for given, one in known if given == which] for which in (True, False)]
+        odds = (self.settings.target * target_score(features.details, *parts) * edges).exp()
+        weighed = torch.cat([shown[:, :1], shown[:, 1:] * odds[:, None]], 1)
+        return weighed * (shown.sum(1, keepdim=True) / weighed.sum(1, keepdim=True).clamp(min=1e-6))
 
     def _decode_boxes(
         self, features: FrameFeatures, carried: Carried, soft: Tensor, boxes: list[tuple[slice, slice] | None]
@@ -327,26 +347,6 @@ def mask_channels(soft_masks: Tensor, given: Tensor | None = None) -> Tensor:
     the annotated frames alone give it (B, N, h, w); its own once more where None."""
     own = soft_masks[:, 1:]
     return torch.stack([own, own.sum(1, keepdim=True) - own, own if given is None else given], 2)
-
-
-def boxes_of(coarse: Tensor, margin: int | None, faint: float = 0.05) -> list[tuple[slice, slice] | None]:
-    """The box, in cells, of each object of soft masks (B, 1 + N, h, w), and `margin` cells around it.
-
-    None for an object that is nowhere; the whole grid where `margin` is None. One box holds for all items of the batch.
-    """
-    height, width = coarse.shape[2:]
-    boxes: list[tuple[slice, slice] | None] = []
-    for seen in (coarse[:, 1:] > faint).any(0).cpu():
-        if margin is None:
-            boxes.append((slice(0, height), slice(0, width)))
-            continue
-        spans = []
-        for side, size in ((seen.any(1), height), (seen.any(0), width)):
-            at = side.nonzero()
-            if len(at):
-                spans.append(slice(max(int(at[0]) - margin, 0), min(int(at[-1]) + 1 + margin, size)))
-        boxes.append((spans[0], spans[1]) if spans else None)
-    return boxes
 
 
 def _rows(reference: MaskReference) -> Tensor:

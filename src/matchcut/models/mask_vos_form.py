@@ -82,6 +82,8 @@ class MaskVOSSettings:
     """Weight of what was decoded in the mask that is remembered; with 0 no mistake of the decoder can grow."""
     margin: int | None = 4
     """An object is decoded in the box of where the coarse mask has it and so many cells around; None: everywhere."""
+    target: float = 2.0
+    """Weight of the target model's score in the logits of what is shown; 0 leaves that model out, as the paper does."""
     enlarge: Literal["linear", "cubic", "guided"] = "guided"
 
     def __post_init__(self) -> None:

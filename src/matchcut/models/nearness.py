@@ -32,3 +32,23 @@ def near_objects(references: Sequence[tuple[Tensor, bool]], reach: int | None) -
     seen = (latest.amax(1, keepdim=True) > FAINT).float()
     seen = F.max_pool2d(seen, (2 * reach + 1, 1), 1, (reach, 0))  # a square is a column of rows
     return F.max_pool2d(seen, (1, 2 * reach + 1), 1, (0, reach))[:, 0] > 0
+
+
+def boxes_of(soft_masks: Tensor, margin: int | None, faint: float = 0.05) -> list[tuple[slice, slice] | None]:
+    """The box, in cells, of each object of soft masks (B, 1 + N, h, w), and `margin` cells around it.
+
+    None for an object that is nowhere; the whole grid where `margin` is None. One box holds for all items of the batch.
+    """
+    height, width = soft_masks.shape[2:]
+    boxes: list[tuple[slice, slice] | None] = []
+    for seen in (soft_masks[:, 1:] > faint).any(0).cpu():
+        if margin is None:
+            boxes.append((slice(0, height), slice(0, width)))
+            continue
+        spans = []
+        for side, size in ((seen.any(1), height), (seen.any(0), width)):
+            at = side.nonzero()
+            if len(at):
+                spans.append(slice(max(int(at[0]) - margin, 0), min(int(at[-1]) + 1 + margin, size)))
+        boxes.append((spans[0], spans[1]) if spans else None)
+    return boxes

@@ -30,16 +30,19 @@ from matchcut.weights.store import load_model
 
 Say = Callable[[str], None]
 
+NETWORK: dict[str, Any] = {"target": 0.0, "enlarge": "cubic"}
+"""Of inference: what matching and network give, with nothing after them."""
 ROUNDS: dict[str, dict[str, Any]] = {
-    "coarse": {"blend": 1.0, "edge": None, "enlarge": "cubic"},
-    "matched finer": {"blend": 1.0, "enlarge": "cubic"},
-    "round 0": {"rounds": 0, "enlarge": "cubic"},
-    "round 1": {"rounds": 1, "enlarge": "cubic"},
-    "round 2": {"rounds": 2, "enlarge": "cubic"},
-    "along edges": {},
+    "coarse": {"blend": 1.0, "edge": None, **NETWORK},
+    "matched finer": {"blend": 1.0, **NETWORK},
+    "round 0": {"rounds": 0, **NETWORK},
+    "round 1": NETWORK,
+    "round 2": {"rounds": 2, **NETWORK},
+    "along edges": {"target": 0.0},
+    "target model": {},
 }
-"""What is carried on the grid of cells, with its edges on the finer grid, what R rounds of decoding make of it, and the
-default: one round, enlarged along the frame's edges."""
+"""What is carried on the grid of cells, with its edges on the finer grid, what R rounds of decoding make of it; one
+round, enlarged along the frame's edges; and the default, that with the target model."""
 MEANS = ("J-Mean", "F-Mean")
 SHOWN_AT = 0.8
 """How far into a sequence the frame lies that is drawn."""
@@ -130,7 +133,7 @@ def table_s1(out: Path, *, seed: int = 0, say: Say = print, root: Path, weights:
     assert isinstance(model, MaskVOS)
     models = {
         "label propagation": load_model("label-propagation"),
-        "Mask-VOS, matched": model.with_settings(blend=1.0),
+        "Mask-VOS, matched": model.with_settings(blend=1.0, **NETWORK),
         "Mask-VOS, decoded": model,
     }
     rows = []
@@ -186,7 +189,7 @@ def table_s2(
         else:
             model = make_network(form, "imagenet").eval()
         assert isinstance(model, MaskVOS)
-        modes = {"matched": {"blend": 1.0}} | ({"decoded": {}} if terms.get("masks") else {})
+        modes = {"matched": {"blend": 1.0, **NETWORK}} | ({"decoded": NETWORK} if terms.get("masks") else {})
         for mode, changes in modes.items():
             result = _evaluated(benchmark, root, folder / mode, model.with_settings(**changes), say)
             found = [f"{100 * result.summary[one]:.1f}" for one in ("J&F-Mean", *MEANS)]
