@@ -10,6 +10,7 @@ edges are matched anew on the finer grid.
 """
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -50,8 +51,8 @@ class MaskReference(Reference):
 
     cells: Tensor
     """(B, 1 + N, h, w) the values on the grid of cells."""
-    embedded: Tensor
-    """(B, N, V, h, w) the mask encoder's values."""
+    rows: Tensor
+    """(B, h * w, 1 + (1 + N) + N * V) of each cell: whether its mask is known, the mask, the mask encoder's values."""
     evidence: Evidence | None = None
     """For the target model, where there is one."""
 
@@ -144,7 +145,7 @@ class MaskVOS(nn.Module):
         weights = self.form.details
         with torch.autocast(image.device.type, enabled=False):
             keys = F.normalize(self.key(_join([maps[one] for one in self.form.matched], size)), dim=1)
-            details = None if weights is None else F.normalize(_join(maps, twice, weights), dim=1)
+            details = None if weights is None else _join(maps, twice, weights)
         return FrameFeatures(
             keys.contiguous(memory_format=torch.channels_last),
             F.relu(self.norms[0](torch.stack(deep).sum(0))),
@@ -163,7 +164,7 @@ class MaskVOS(nn.Module):
         evidence = None
         if self.settings.target and features.details is not None and not self.training:
             evidence = evidence_of(features.details, values)
-        return MaskReference(features, values, annotated, cells, embedded, evidence)
+        return MaskReference(features, values, annotated, cells, _rows(cells, embedded), evidence)
 
     def read(self, features: FrameFeatures, references: list[MaskReference], where: Tensor | None = None) -> Carried:
         """What the references know of a frame.
@@ -180,11 +181,11 @@ class MaskVOS(nn.Module):
         parts = [self._match(features, part, where) for part in (annotated, context) if part]
         match = parts[0] if len(parts) == 1 else join(*parts, top_k=settings.top_k, temperature=settings.temperature)
         count = references[0].cells.shape[1]
-        rows = torch.stack([_rows(one) for one in references], 1)  # (B, T, h * w, C)
+        rows = torch.stack([one.rows for one in references], 1)  # (B, T, h * w, C)
         values = rows.flatten(1, 2).transpose(1, 2).unflatten(2, match.reference_shape)
         carried = match.apply(values)
         known = carried[:, :1].clamp(min=1e-4)
-        embedded = (carried[:, 1 + count :] / known).unflatten(1, references[0].embedded.shape[1:3])
+        embedded = (carried[:, 1 + count :] / known).unflatten(1, (count - 1, self.form.value))
         coarse = carried[:, 1 : 1 + count] / known
         alone = coarse
         if annotated and context:
@@ -349,19 +350,18 @@ def mask_channels(soft_masks: Tensor, given: Tensor | None = None) -> Tensor:
     return torch.stack([own, own.sum(1, keepdim=True) - own, own if given is None else given], 2)
 
 
-def _rows(reference: MaskReference) -> Tensor:
-    """(B, h * w, 1 + (1 + N) + N * V): whether the mask is known, the mask, and its values, cell by cell."""
-    cells = reference.cells
+def _rows(cells: Tensor, embedded: Tensor) -> Tensor:
+    """What a match carries over, cell by cell: nothing of what is not known."""
     known = cells.sum(1, keepdim=True)
-    values = (reference.embedded * known[:, None]).flatten(1, 2)
-    return torch.cat([known, cells, values], 1).flatten(2).transpose(1, 2)
+    values = (embedded * known[:, None]).flatten(1, 2)
+    return torch.cat([known, cells, values], 1).flatten(2).transpose(1, 2).contiguous()
 
 
 def _join(maps: list[Tensor], size: tuple[int, ...], weights: tuple[float, ...] | None = None) -> Tensor:
-    """Feature maps on one grid, (B, C, h, w), each normalised and weighted first."""
+    """Feature maps on one grid, (B, C, h, w), each normalised and weighted, so that all together have norm 1."""
     weights = weights or (1.0,) * len(maps)
-    parts = [w * F.normalize(_to_grid(one.float(), size), dim=1) for w, one in zip(weights, maps, strict=True)]
-    return torch.cat(parts, 1)
+    parts = [F.normalize(_to_grid(one.float(), size), dim=1) for one in maps]
+    return torch.cat([part * (w / math.hypot(*weights)) for w, part in zip(weights, parts, strict=True)], 1)
 
 
 def _to_grid(values: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:

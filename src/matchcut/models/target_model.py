@@ -70,7 +70,8 @@ def target_score(features: Tensor, annotated: Sequence[Evidence], context: Seque
     products, targets = _mean([_mean(part) for part in (annotated, context) if part])
     ridge = RIDGE * torch.eye(products.shape[-1], device=products.device)
     coefficients = torch.linalg.solve(products + ridge, targets)
-    return torch.einsum("bc,bchw->bhw", coefficients, _with_constant(features)).clamp(-1, 1)
+    score: Tensor = torch.einsum("bc,bchw->bhw", coefficients[:, :-1], features) + coefficients[:, -1, None, None]
+    return score.clamp(-1, 1)
 
 
 def _mean(evidence: Sequence[Evidence]) -> Evidence:
