@@ -39,8 +39,8 @@ from matchcut.tracking.timeline import Timeline
 from plain import Plain
 
 SINGLE, MULTI = "davis2016-dev-480p", "davis2017-multi-240p"
-VARIANTS = {name.replace(" ", "-"): settings for name, settings in ROUNDS.items()}
-"""Of mask-vos, step by step; `target-model` is the default."""
+VARIANTS = {name.replace(" ", "-"): settings for name, settings in ROUNDS.items()} | {"no-decoder": {"blend": 1.0}}
+"""Of mask-vos, step by step; `target-model` is the default, and `no-decoder` that without what was learned."""
 CHOICES = ["default", "label-propagation", *VARIANTS, *PRESETS, "plain"]
 
 

@@ -4,7 +4,8 @@ A discriminative target model, as in Robinson et al., "Learning Fast and Robust 
 Segmentation", CVPR 2020, here by ridge regression instead of Gauss-Newton steps on a small network: matching asks which
 remembered cell a cell is most like, this asks on which side of all of them it lies. Each reference keeps the sums that
 the regression needs of it, so the cost of a frame does not depend on how many are remembered. All objects together are
-told from the background: one apart from others of its kind, a line does not tell (schoolgirls lost 3 points by it).
+told from the background: one apart from others of its kind, a line does not tell (with a classifier for each,
+schoolgirls scores 3 points less).
 """
 
 from collections.abc import Sequence
