@@ -126,7 +126,22 @@ def test_what_is_no_flow_is_refused_in_a_line(tmp_path):
     (tmp_path / "g.png").write_bytes(b"\x89PNG")
     write_flow(tmp_path / "h.flo", some_flow())
     (tmp_path / "h.flo").write_bytes((tmp_path / "h.flo").read_bytes()[:999])
-    for name in ("a.flo", "b.flo", "c.npz", "d.npy", "e.npy", "f.npy", "g.png", "h.flo", "missing.flo"):
+    np.save(tmp_path / "i.npy", np.zeros((0, 0, 2), np.float32))
+    write_flow(tmp_path / "k.npz", some_flow())
+    whole = bytearray((tmp_path / "k.npz").read_bytes())
+    whole[len(whole) // 2 : len(whole) // 2 + 40] = b"?" * 40  # zlib's own error, not the archive's
+    (tmp_path / "k.npz").write_bytes(whole)
+    with (tmp_path / "l.npz").open("wb") as file:  # each under the other's name
+        np.save(file, some_flow())
+    with (tmp_path / "m.npy").open("wb") as file:
+        np.savez(file, some_flow())
+    for name in (
+        *(f"{one}.npy" for one in "defim"),
+        *(f"{one}.npz" for one in "ckl"),
+        *(f"{one}.flo" for one in "abh"),
+        "g.png",
+        "missing.flo",
+    ):
         with pytest.raises(VideoError, match="make it again") as caught:
             read_flow(tmp_path / name, SIZE)
         assert name in str(caught.value) and "\n" not in str(caught.value)

@@ -3,14 +3,16 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from matchcut.api.guided import run
 from matchcut.api.records import finished_run, measured_of, versions
 from matchcut.errors import ModelError, PromptError
 from matchcut.models.base import AutomaticModel
-from matchcut.tracking.automatic import FlowSource, Segmenter
+from matchcut.tracking.automatic import Segmenter
 from matchcut.tracking.instances import After, annotations_from
+from matchcut.tracking.motion import FlowSource
 from matchcut.tracking.outputs import LOG, Outputs, open_folder
 from matchcut.tracking.placement import pick_device
 from matchcut.tracking.timeline import Timeline
@@ -115,9 +117,10 @@ def run_automatic(
     if after is not None:
         if tracker is None:
             raise ModelError(f"after={after!r} needs a tracker")
-        timeline = Timeline(video)
-        segmenter.fill(timeline, progress)
-        given = annotations_from(timeline, segmenter.cuts, tracker, after)
+        with TemporaryDirectory() as scratch:  # in memory, masks would grow with the video
+            timeline = Timeline(video, Path(scratch), correctable=False)
+            segmenter.fill(timeline, progress)
+            given = annotations_from(timeline, segmenter.cuts, tracker, after)
         said = remarks(video, segmenter)
         record = {**(about or {}), **found_of(video, segmenter), "handed_on": [video.frame_name(one) for one in given]}
         how: Any = {"overwrite": True, "resume": True, "about": record, "progress": progress}

@@ -1,16 +1,17 @@
 """A sequence of a benchmark for models that need no prompt: masks of the primary object, maps of it, or proposals."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matchcut.benchmarks.protocols import Protocol
-from matchcut.errors import ModelError
+from matchcut.errors import ModelError, PromptError
 from matchcut.masks import write_mask
 from matchcut.models.base import GuidedModel
 from matchcut.tracking.automatic import Segmenter
-from matchcut.tracking.instances import confident_frames, split
+from matchcut.tracking.instances import annotations_from
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
 from matchcut.video.writer import write_png
@@ -39,12 +40,14 @@ def segment_sequence(
         segmenter.fill(timeline, keep=keep)
         return
     segmenter.fill(timeline)
-    sure = {frame: next(iter(found.values())) for frame, found in timeline.confidence.items()}
-    frames = confident_frames(sure, len(timeline), segmenter.cuts)
-    if frames:
-        guided = load_model()
-        if not isinstance(guided, GuidedModel):
-            raise ModelError("the default guided model is needed to split a region into objects")
-        timeline = split(timeline, frames, Tracker(guided, device=str(segmenter.device)))
-    for path, labels in zip(wanted, timeline, strict=True):
-        write_mask(path, np.zeros(timeline.size, np.uint8) if labels is None else labels)
+    guided = load_model()
+    if not isinstance(guided, GuidedModel):
+        raise ModelError("the default guided model is needed to split a region into objects")
+    tracker, tracked = Tracker(guided, device=str(segmenter.device)), Timeline(timeline.video)
+    with suppress(PromptError):  # nothing was found: it counts as it is
+        for frame, labels in annotations_from(timeline, segmenter.cuts, tracker, "objects").items():
+            tracked.annotate(frame, labels)
+        tracker.fill(tracked)
+        timeline = tracked
+    for path, mask in zip(wanted, timeline, strict=True):
+        write_mask(path, np.zeros(timeline.size, np.uint8) if mask is None else mask)

@@ -76,7 +76,7 @@ class Choice:
         else:
             model = self.model
         if protocol.task == "jhmdb" and isinstance(model, MaskVOS):
-            model = model.with_settings(blend=1.0, edge=None)  # joints are no masks: carried, not decoded
+            model = model.with_settings(blend=1.0, edge=None, target=0.0)  # joints are no masks: carried, not decoded
         size, policy = self.size, None
         if self.preset is not None and protocol.task in PUBLISHED:
             published, context = PUBLISHED[protocol.task]

@@ -3,6 +3,7 @@
 Teed and Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow", ECCV 2020.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class Raft:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(f"{name}: {where}; give a file of them with --flow-weights ({reason})") from error
         self.name, self.device = name, torch.device(device)
+        self.weights = hashlib.sha256(weights.read_bytes()).hexdigest() if weights else published.url
+        """Which they are."""
         self.network.to(self.device)
 
     def __call__(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from matchcut.data.clips import ClipConfig
 from matchcut.data.listing import VIDEOS
 from matchcut.data.sequence import Sequence as Sequenced
 from matchcut.errors import DatasetError, PromptError
-from matchcut.files import make_folder, write_csv
+from matchcut.files import atomic_path, make_folder, write_csv
 from matchcut.masks import write_mask
 from matchcut.matching.factorised import GroupedTransport, LongShortTransport
 from matchcut.models.transport_net import TransportNet
@@ -328,11 +328,12 @@ def _track(benchmark: str, root: Path, out: Path, network: TransportNet, say: Sa
     guided: Any = load_model()
     segmenter, tracker = Segmenter(network), Tracker(guided)
     for one in read_dataset(protocol.dataset, root, protocol.split):
-        place = out / "masks" / one.name
-        if place.is_dir() and len(list(place.glob("*.png"))) == len(one.images):
+        timeline = Timeline(Video(list(one.images.values())))
+        place, done = out / "masks" / one.name, out / f"{one.name}.done"
+        of = segmenter.fingerprint(timeline) + tracker.fingerprint(timeline)
+        if done.exists() and done.read_text(encoding="utf-8") == of:
             continue
         make_folder(place)
-        timeline = Timeline(Video(list(one.images.values())))
         segmenter.fill(timeline)
         tracked = Timeline(timeline.video)
         try:
@@ -344,6 +345,8 @@ def _track(benchmark: str, root: Path, out: Path, network: TransportNet, say: Sa
         for name, filled in zip(one.images, tracked, strict=True):
             assert filled is not None
             write_mask(place / f"{name}.png", filled)
+        with atomic_path(done) as temporary:
+            temporary.write_text(of, encoding="utf-8")
         say(f"{one.name}: tracked from {len(tracked.annotated)} frames")
 
 

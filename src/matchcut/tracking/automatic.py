@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,145 +19,31 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from matchcut.errors import ModelError, VideoError
-from matchcut.files import atomic_path, make_folder
+from matchcut.errors import ModelError, OutputError
+from matchcut.files import atomic_path, output_error
 from matchcut.masks import LabelMap
 from matchcut.models.base import AutomaticModel
 from matchcut.tracking.memory import Chain
+from matchcut.tracking.motion import FlowSource, Moving, Pair, with_motion
 from matchcut.tracking.pipeline import prefetch
 from matchcut.tracking.placement import pick_device, pick_precision
 from matchcut.tracking.soft_masks import to_labels
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Frame, Progress
-from matchcut.video.flow import (
-    FILES,
-    STILL,
-    Flow,
-    camera_flow,
-    dis_flow,
-    draw_flow,
-    is_cut,
-    motion_of,
-    read_flow,
-    write_flow,
-)
 
 Soft = NDArray[np.float32]
-Pair = tuple[Frame, Frame]
-"""A frame as it is, and as the network sees it."""
-FlowOf = Callable[[Frame, Frame], Flow]
-"""From one frame to another, both RGB (H, W, 3) uint8 of one size, to (H, W, 2) float32 in pixels."""
 Keep = Callable[[int, Soft], None]
 
 STILL_SHARE = 0.5
 """What is left of the confidence in a mask of a frame in which nothing moves: it is by appearance alone."""
 
 
-@dataclass(frozen=True)
-class Moving:
-    """A frame with its motion."""
-
-    frame: Frame
-    """(H, W, 3) as it is."""
-    small: Frame
-    """(h, w, 3) as the network sees it."""
-    flow: Frame
-    """(h, w, 3) its optical flow, drawn; white where nothing moves."""
-    still: bool
-    """Whether nothing moves, or the motion cannot be known: a single frame, or one between two cuts."""
-    cut: bool
-    """Whether a scene begins with this frame."""
-
-
-class FlowSource:
-    """Where optical flow comes from: computed, or precomputed files; kept on disk where asked for.
-
-    Args:
-        compute: DIS by default.
-        folder: of precomputed flow, `<frame name>.flo`, .npz, .npy or .png, each to the next frame (of the last, if it
-            is there, to the one before). Frames whose file is missing get computed flow, and are named in `missing`.
-        cache: folder where computed flow is kept, and taken from if it is there.
-        camera: take the camera's own motion off.
+def _begin_log(log: Path | None, fingerprint: str) -> list[dict[str, Any]]:
+    """The frames that an interrupted run with this fingerprint has done.
 
     Raises:
-        VideoError: no such folder, or it holds no flow.
+        OutputError: it was a run of something else.
     """
-
-    def __init__(
-        self, compute: FlowOf = dis_flow, folder: Path | None = None, cache: Path | None = None, camera: bool = True
-    ) -> None:
-        self.compute, self.cache, self.camera = compute, cache, camera
-        self.name: str = str(folder) if folder else getattr(compute, "name", getattr(compute, "__name__", "own"))
-        self.files: dict[str, Path] = {}
-        self.missing: list[str] = []
-        if folder is not None:
-            there = sorted(folder.iterdir()) if folder.is_dir() else []
-            self.files = {path.stem: path for path in there if path.suffix.lower() in FILES}
-            if not self.files:
-                raise VideoError(f"{folder}: holds no optical flow; expected <frame name>{', '.join(FILES)}")
-        if cache is not None:
-            make_folder(cache)
-
-    def of(self, name: str, first: Frame, second: Frame) -> tuple[Frame, bool]:
-        """The picture of the flow of the frame called `name`, and whether nothing moves in it.
-
-        Raises:
-            VideoError: its file is damaged.
-        """
-        size = (first.shape[0], first.shape[1])
-        found: Flow | Frame | None = None
-        if self.files:
-            if name in self.files:
-                found = read_flow(self.files[name], size)
-            else:
-                self.missing.append(name)
-        kept = None if self.cache is None or found is not None else self.cache / f"{name}.npz"
-        if kept is not None and kept.exists():
-            found = read_flow(kept, size)
-        if found is None:
-            found = self.compute(first, second)
-            if kept is not None:
-                write_flow(kept, found)
-        if found.dtype == np.uint8:
-            return found.astype(np.uint8), False  # drawn by somebody: how fast it is cannot be known
-        flow = found.astype(np.float32)
-        if self.camera:
-            flow = flow - camera_flow(flow)
-        return draw_flow(flow), motion_of(flow) < STILL
-
-
-def with_motion(
-    frames: Iterable[tuple[int, Pair]], name: Callable[[int], str], source: FlowSource
-) -> Iterator[tuple[int, Moving]]:
-    """Each frame with the flow to the next; of the last of a scene, to the one before.
-
-    Args:
-        frames: each as it is and as the network sees it.
-        name: of a frame, by its index.
-    """
-    before: Pair | None = None
-    held: tuple[int, Pair] | None = None
-    for index, after in _with_end(frames):
-        if held is not None:
-            at, pair = held
-            ends = after is None or is_cut(pair[1], after[1])
-            other = before if ends else after
-            drawn, still = np.full_like(pair[1], 255), True
-            if other is not None:
-                drawn, still = source.of(name(at), pair[1], other[1])
-            yield at, Moving(*pair, drawn, still, before is None)
-            before = None if ends else pair
-        if after is not None:
-            held = (index, after)
-
-
-def _with_end(frames: Iterable[tuple[int, Pair]]) -> Iterator[tuple[int, Pair | None]]:
-    yield from frames
-    yield -1, None
-
-
-def _begin_log(log: Path | None, fingerprint: str) -> list[dict[str, Any]]:
-    """The frames that an interrupted run with this fingerprint has done; of another, a new log."""
     if log is None:
         return []
     lines: list[dict[str, Any]] = []
@@ -166,8 +51,11 @@ def _begin_log(log: Path | None, fingerprint: str) -> list[dict[str, Any]]:
         with suppress(ValueError):  # the last line may be cut short
             for line in log.read_text(encoding="utf-8").splitlines():
                 lines.append(json.loads(line))
-    same = bool(lines) and lines[0].get("fingerprint") == fingerprint
-    kept = lines if same else [{"fingerprint": fingerprint}]
+    if lines and lines[0].get("fingerprint") != fingerprint:
+        raise OutputError(
+            f"{log.parent} holds an interrupted run of another input or setting: give those again, or --overwrite"
+        )
+    kept = lines or [{"fingerprint": fingerprint}]
     with atomic_path(log) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
     return kept[1:]
@@ -230,13 +118,18 @@ class Segmenter:
             keep: is given each frame's index and its probability (H, W) in [0, 1], at the frame's size.
             log: a file to which each frame is added as it is done, so that an interrupted `fill` whose masks are files
                 goes on there.
-            fingerprint: what `self.fingerprint` says; a log of another one is begun anew.
+            fingerprint: what `self.fingerprint` says.
+
+        Raises:
+            OutputError: the log is of another fingerprint, or cannot be written.
         """
         video, total, chain = timeline.video, len(timeline), self.chain(timeline)
         self.still, self.cuts, self.flow.missing = [], [], []
         done = _begin_log(log, fingerprint)
         for one in done:
             self._note(one["frame"], one["still"], one["cut"])
+            if one["missing"]:
+                self.flow.missing.append(video.frame_name(one["frame"]))
             timeline.mark(one["frame"], {1: one["confidence"]}, chain)
         first = max(len(done) - 1, 0)  # the flow of a scene's last frame leads to the one before
         moving = with_motion(self._resized(video.frames(first)), video.frame_name, self.flow)
@@ -244,9 +137,13 @@ class Segmenter:
         def put(frame: int, labels: LabelMap, sure: float, still: bool, cut: bool) -> None:
             timeline.put(frame, labels, {1: sure}, chain)
             if log is not None:
-                line = {"frame": frame, "confidence": sure, "still": still, "cut": cut}
-                with log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+                missing = video.frame_name(frame) in self.flow.missing
+                line = {"frame": frame, "confidence": sure, "still": still, "cut": cut, "missing": missing}
+                try:
+                    with log.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(line) + "\n")
+                except OSError as error:
+                    raise output_error(log, error) from error
 
         with prefetch(moving, lambda one: one) as source, ThreadPoolExecutor(1) as writer:
             writing = None
@@ -285,8 +182,9 @@ class Segmenter:
         seen = (
             *(video.source, video.stamp(), timeline.length, tuple(timeline.size)),
             *(video.frame_name(0), video.frame_name(len(video) - 1)),
-            *(type(self.model).__qualname__, getattr(backbone, "weights", None), getattr(self.model, "form", None)),
-            *(self.size, self.square, str(self.dtype), self.flow.camera, self.flow.name),
+            *(type(self.model).__qualname__, getattr(backbone, "weights", None)),
+            *(getattr(self.model, "form", None), getattr(self.model, "settings", None)),
+            *(self.size, self.square, str(self.dtype), self.flow.camera, self.flow.identity),
             *((str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in files),
         )
         return hashlib.sha256(repr(seen).encode()).hexdigest()

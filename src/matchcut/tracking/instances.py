@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 import cv2
@@ -42,8 +44,7 @@ def annotations_from(timeline: Timeline, cuts: Sequence[int], tracker: Tracker, 
     if not frames:
         raise PromptError(f"{timeline.video.source}: nothing was found that could be tracked; give a mask or a box")
     if after == "objects":
-        found = split(timeline, frames, tracker)
-        return {frame: labels for frame in found.annotated if (labels := found.labels(frame)) is not None}
+        return dict([split(timeline, frames, tracker)])
     return {frame: labels for frame in frames if (labels := timeline.labels(frame)) is not None}
 
 
@@ -74,7 +75,7 @@ def pieces(labels: LabelMap) -> LabelMap:
     count, numbers, stats, centres = cv2.connectedComponentsWithStats((labels > 0).astype(np.uint8), connectivity=8)
     areas = stats[1:, cv2.CC_STAT_AREA]
     order = [one + 1 for one in np.argsort(-areas, kind="stable")]
-    large = [one for one in order if areas[one - 1] >= PIECE * areas.sum()][:MOST]
+    large = [one for one in order if areas[one - 1] >= PIECE * areas.sum()][:MOST] or order[:1]
     lookup = np.zeros(count, np.uint8)
     for one in order:
         nearest = one if one in large else min(large, key=lambda at: float(np.hypot(*(centres[at] - centres[one]))))
@@ -82,8 +83,8 @@ def pieces(labels: LabelMap) -> LabelMap:
     return np.asarray(lookup[numbers], np.uint8)
 
 
-def split(timeline: Timeline, frames: Sequence[int], tracker: Tracker) -> Timeline:
-    """The region of a timeline split into instances that stay apart over time, each tracked through the video.
+def split(timeline: Timeline, frames: Sequence[int], tracker: Tracker) -> tuple[int, LabelMap]:
+    """The region of a timeline split into instances that stay apart over time: a frame, and its label map to track.
 
     Of the frames that are sure, one with the usual number of pieces says which pieces there are; they are tracked both
     ways, and those that touch each other in most of the frames that show both were one all along.
@@ -91,9 +92,10 @@ def split(timeline: Timeline, frames: Sequence[int], tracker: Tracker) -> Timeli
     Args:
         timeline: filled by a `Segmenter`.
         frames: as `confident_frames` chose them, at least one.
+        tracker: is run once over the video.
 
     Returns:
-        A timeline of the same video; object 1 is the largest.
+        The frame, and its objects, the largest as 1.
     """
     shown: dict[int, LabelMap] = {}
     for frame in frames:
@@ -105,16 +107,13 @@ def split(timeline: Timeline, frames: Sequence[int], tracker: Tracker) -> Timeli
     anchor = max(
         (one for one in frames if counts[one] == usual), key=lambda one: next(iter(timeline.confidence[one].values()))
     )
-    tracked = Timeline(timeline.video)
-    tracked.annotate(anchor, shown[anchor])
-    tracker.fill(tracked)
-    joined = _joined(tracked)
-    found = Timeline(timeline.video)
-    found.annotate(anchor, joined[shown[anchor]])
-    if int(joined.max()) == usual:
-        return tracked
-    tracker.fill(found)
-    return found
+    if usual == 1:
+        return anchor, shown[anchor]
+    with TemporaryDirectory() as folder:  # in memory, masks would grow with the video
+        tracked = Timeline(timeline.video, Path(folder), correctable=False)
+        tracked.annotate(anchor, shown[anchor])
+        tracker.fill(tracked)
+        return anchor, _joined(tracked)[shown[anchor]]
 
 
 def _joined(tracked: Timeline) -> NDArray[np.uint8]:

@@ -5,7 +5,6 @@ it is. DIS (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV
 """
 
 import struct
-import zipfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ _CUT_COLOURS, _CUT_PLACES = 0.4, 24.0  # see `is_cut`
 def dis_flow(first: Frame, second: Frame) -> Flow:
     """Flow from one RGB frame to another of the same size by DIS, at OpenCV's "fast" preset."""
     grey = [cv2.cvtColor(one, cv2.COLOR_RGB2GRAY) for one in (first, second)]
-    if min(grey[0].shape) < 16:  # DIS has patches of 8 pixels, on several scales
+    if min(grey[0].shape) < 32:  # on smaller frames OpenCV's DIS may end the process
         return np.zeros((*grey[0].shape, 2), np.float32)
     opencv: Any = cv2  # whose types do not know it
     engine = opencv.DISOpticalFlow_create(opencv.DISOPTICAL_FLOW_PRESET_FAST)
@@ -134,7 +133,9 @@ def read_flow(path: Path, size: tuple[int, int]) -> Flow | Frame:
     """
     try:
         found = _read(path)
-    except (OSError, ValueError, KeyError, EOFError, struct.error, zipfile.BadZipFile) as error:
+        if not found.size:
+            raise ValueError("it is empty")
+    except Exception as error:  # a damaged file can raise anything in its reader
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise VideoError(f"{path}: cannot be read as optical flow ({reason}); make it again") from error
     if found.dtype == np.uint8:
