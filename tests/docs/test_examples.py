@@ -40,7 +40,7 @@ def test_options_in_the_readme_exist() -> None:
     shown = set(re.findall(r"--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
     files = [*sorted((ROOT / "src/matchcut/cli").glob("*.py")), ROOT / "benchmarks/quality.py"]
     source = "".join(path.read_text() for path in files)
-    known = {f"--{name}" for name in re.findall(r"^    (\w+): Annotated", source, re.MULTILINE)}
+    known = {f"--{name}" for name in re.findall(r"^    (\w+): (?:Annotated|options\.)", source, re.MULTILINE)}
     known |= set(re.findall(r'"(--[a-z-]+)"', source))
     assert shown <= known, shown - known
 
