@@ -237,7 +237,10 @@ def test_published_sizes_and_contexts(benchmark, size, context):
     tracker = Choice(preset="crw").tracker(PROTOCOLS[benchmark])
     assert (tracker.size, tracker.policy.context, tracker.policy.start) == (size, context, "repeat")
     assert Choice(preset="crw", size=64).tracker(PROTOCOLS[benchmark]).size == 64
-    assert Choice().tracker(PROTOCOLS[benchmark]).size == 432
+    default = Choice().tracker(PROTOCOLS[benchmark])
+    assert default.size == 432
+    settings = default.model.settings
+    assert ((settings.blend, settings.edge, settings.target) == (1.0, None, 0.0)) == (benchmark == "jhmdb")
 
 
 def test_youtube_vos_to_the_zip_that_the_server_takes(run, tmp_path):
