@@ -292,9 +292,9 @@ class MaskVOS(nn.Module):
         if features.details is None or not known:
             return shown
         parts = [[one for given, one in known if given == which] for which in (True, False)]
-        odds = (self.settings.target * target_score(features.details, *parts) * edges).exp()
-        weighed = torch.cat([shown[:, :1], shown[:, 1:] * odds[:, None]], 1)
-        return weighed * (shown.sum(1, keepdim=True) / weighed.sum(1, keepdim=True).clamp(min=1e-6))
+        logits = shown.clamp(min=1e-12).log()
+        logits[:, 1:] += (self.settings.target * target_score(features.details, *parts) * edges)[:, None]
+        return logits.softmax(1) * shown.sum(1, keepdim=True)
 
     def _decode_boxes(
         self, features: FrameFeatures, carried: Carried, soft: Tensor, boxes: list[tuple[slice, slice] | None]
