@@ -19,7 +19,8 @@ from matchcut.models.mask_vos_form import FORMS, MaskVOSForm
 from matchcut.training.config import OptimiserConfig, TrainConfig, read_config
 from matchcut.training.loop import train
 from matchcut.training.losses import overlap_loss
-from matchcut.training.mask_vos import MaskVOSObjective, MaskVOSTraining, overlap
+from matchcut.training.mask_vos import MaskVOSObjective, overlap
+from matchcut.training.mask_vos_settings import MaskVOSTraining
 from matchcut.training.practice import SMALLEST, clip_clusters, cluster_video, deep_keys, pasted_clip
 from matchcut.training.pseudo_masks import ObjectRule
 
@@ -108,20 +109,20 @@ def test_frames_encoded_for_correspondence_serve_the_masks(videos: Path, tmp_pat
     for long_term in (0.0, 1.0):
         made = objective(videos, tmp_path, **common | {"long_term": long_term})
         made.start_epoch(0, lambda line: None)
-        batch, encode = batch_of(made), made.network.encode
-        count: list[int] = []
-        made.network.encode = lambda image, encode=encode, count=count: (count.append(len(image)), encode(image))[1]  # type: ignore[method-assign]
+        batch, count = batch_of(made), list[int]()
+        made.network.backbone.register_forward_pre_hook(lambda _, given, count=count: count.append(len(given[0])))
         np.random.seed(0)
         found.append(float(made.loss(batch, 0)[1]["masks"].detach()))
         calls.append(count)
-    assert calls == [[6], [9, 9]]  # two clips; or the whole batch in two views, and no more for the masks
+    # Two clips to assign clusters, and the one of them in which there is an object; or the whole batch in two views.
+    assert calls == [[3, 3, 3], [9, 9, 3, 3]]
     assert found[0] == pytest.approx(found[1], rel=1e-3) and found[0] > 0
 
 
 def test_there_and_back_decodes_the_first_frame_from_the_last_alone(videos: Path, tmp_path: Path) -> None:
     made = objective(videos, tmp_path, **{**OFF, "masks": 1.0, "there_and_back": 1.0})
     batch = batch_of(made)
-    frames, labels = made._there_and_back(np.random.default_rng(0), batch)
+    frames, labels = made._there_and_back([np.random.default_rng(one) for one in range(3)], batch)
     assert torch.equal(frames, batch["frames"][:, 0, [0, -1, 0]])
     assert labels.shape == frames.shape[:4] and (labels == labels[:, :1]).all()
     assert all(0.01 < float((one > 0).float().mean()) < 0.7 for one in labels[:, 0])
@@ -253,8 +254,8 @@ def test_pasted_pieces_are_labelled_to_the_pixel_and_repeat() -> None:
     ground = np.zeros((3, 64, 64, 3), np.uint8)
     other = np.random.default_rng(1).integers(60, 256, (3, 64, 64, 3), dtype=np.uint8)
     for seed in range(5):
-        frames, labels = pasted_clip(np.random.default_rng(seed), ground, [other])
-        again, same = pasted_clip(np.random.default_rng(seed), ground, [other])
+        frames, labels = pasted_clip(np.random.default_rng(seed), ground, other)
+        again, same = pasted_clip(np.random.default_rng(seed), ground, other)
         assert np.array_equal(frames, again) and np.array_equal(labels, same)
         assert labels.max() in (1, 2) and all((labels[0] == one).mean() > SMALLEST for one in range(1, labels.max()))
         assert frames[labels > 0].max(-1).mean() > 30

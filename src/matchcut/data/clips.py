@@ -77,10 +77,14 @@ class Clips:
     readable one of the video stands in; where none can, the next video.
     """
 
-    def __init__(self, videos: Sequence[Footage], config: ClipConfig, *, seed: int, cache: Path) -> None:
+    def __init__(
+        self, videos: Sequence[Footage], config: ClipConfig, *, seed: int, cache: Path, others: int = 0
+    ) -> None:
         self.videos = videos
         self.config = config
         self.seed = seed
+        self.others = others
+        """Frames of other videos that come with each clip, to cut pieces out of."""
         self._reader = FrameReader(videos, config.side, cache, keep_images=config.cache)
         self._order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
 
@@ -102,6 +106,8 @@ class Clips:
           shows the frame mirrored at its border.
         - `video` () int64 and `indices` (T,) int64: which video of `videos`, which of its frames.
         - `unreadable` (T, 2) int64: video and frame of some that could not be read; -1 where there are none.
+        - `seed` () int64: for random numbers of this clip's own.
+        - `others` (N, H, W, 3) uint8, where `others` is not 0: crops of other videos, of its own if it is the only one.
 
         Raises:
             DatasetError: no frame of any video can be read.
@@ -120,6 +126,10 @@ class Clips:
             raise DatasetError(f"{self.videos[0].name} and all others: not one frame can be read; check the files")
         pictures = [pixels for _, pixels in read]
         views = [draw_view(random, self.config, pictures) for _ in range(self.config.views)]
+        seed = int(random.integers(1 << 31))
+        more = {}
+        if self.others:
+            more["others"] = np.stack([self._of_another(random, video, failed, pictures) for _ in range(self.others)])
         unreadable = np.full((self.config.length, 2), -1)
         for at, one in enumerate(failed[: self.config.length]):
             unreadable[at] = one
@@ -129,6 +139,8 @@ class Clips:
             "video": np.array(video),
             "indices": np.array([frame for frame, _ in read]),
             "unreadable": unreadable,
+            "seed": np.array(seed),
+            **more,
         }
 
     def unreadable(self, batch: Mapping[str, Any]) -> list[str]:
@@ -142,6 +154,17 @@ class Clips:
             order = np.random.default_rng((self.seed, epoch, turn, _ORDER)).permutation(len(self.videos))
             self._order = ((epoch, turn), order)
         return int(self._order[1][place])
+
+    def _of_another(
+        self, random: np.random.Generator, video: int, failed: list[tuple[int, int]], instead: Sequence[Frame]
+    ) -> Frame:
+        """A crop of any frame of any other video; of the clip itself where that video cannot be read."""
+        other = int(random.integers(max(1, len(self.videos) - 1)))
+        other += other >= video and len(self.videos) > 1
+        found = self._nearest(other, int(random.integers(self.videos[other].total)), failed)
+        crops, _ = draw_view(random, self.config, [instead[0] if found is None else found[1]])
+        crop: Frame = crops[0]
+        return crop
 
     def _nearest(self, video: int, frame: int, failed: list[tuple[int, int]]) -> tuple[int, Frame] | None:
         """The readable frame nearest to `frame`, the later of two, and its index; those that fail go to `failed`."""

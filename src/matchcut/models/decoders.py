@@ -171,7 +171,7 @@ class MaskDecoder(nn.Module):
         super().__init__()
         coarse, fine = widths
         block = Separable if light else Residual
-        self.join = nn.Conv2d(2 * value, coarse, 1 if light else 3, padding=0 if light else 1)
+        self.join = nn.Conv2d(2 * value, coarse, 1)
         self.coarse = nn.Sequential(block(coarse), block(coarse))
         self.reduce = nn.Conv2d(coarse, fine, 1)
         self.fine = nn.Sequential(block(fine), block(fine))

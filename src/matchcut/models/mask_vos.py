@@ -136,23 +136,34 @@ class MaskVOS(nn.Module):
 
     def encode(self, image: Tensor) -> FrameFeatures:
         """(B, 3, H, W) in [0, 1] to keys and skips; H / grid and W / grid are rounded up."""
-        maps = self.backbone(image)
-        size = tuple(-(-side // self.grid) for side in image.shape[2:])
+        return self.features(self.backbone(image), image)
+
+    def keys(self, maps: list[Tensor], image: Tensor) -> Tensor:
+        """(B, C, h, w) float32, L2-normalised: what is matched, from the backbone's feature maps of images."""
+        with torch.autocast(image.device.type, enabled=False):
+            joined = _join([maps[one] for one in self.form.matched], self._cells(image))
+            return F.normalize(self.key(joined), dim=1).contiguous(memory_format=torch.channels_last)
+
+    def features(self, maps: list[Tensor], image: Tensor) -> FrameFeatures:
+        """As `encode`, from the backbone's feature maps of the images."""
+        size = self._cells(image)
         twice = tuple(2 * side for side in size)
         deep = [_to_grid(to(one), size) for to, one in zip(self.to_cells, maps[1:], strict=True)]
         fine = _to_grid(self.to_fine(maps[0]), twice)
         image_kept = image if isinstance(self.mask_encoder, DeepMaskEncoder) else None
         weights = self.form.details
         with torch.autocast(image.device.type, enabled=False):
-            keys = F.normalize(self.key(_join([maps[one] for one in self.form.matched], size)), dim=1)
             details = None if weights is None else _join(maps, twice, weights)
         return FrameFeatures(
-            keys.contiguous(memory_format=torch.channels_last),
+            self.keys(maps, image),
             F.relu(self.norms[0](torch.stack(deep).sum(0))),
             F.relu(self.norms[1](fine)),
             None if details is None else details.contiguous(memory_format=torch.channels_last),
             image_kept,
         )
+
+    def _cells(self, image: Tensor) -> tuple[int, ...]:
+        return tuple(-(-side // self.grid) for side in image.shape[2:])
 
     def remember(self, features: FrameFeatures, soft_masks: Tensor, *, annotated: bool = False) -> MaskReference:
         """Keep the soft masks (B, 1 + N, h, w) of any resolution on the finer grid, and what the mask encoder makes of

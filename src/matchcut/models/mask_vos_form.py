@@ -22,7 +22,7 @@ class MaskVOSForm:
     key: int | None = 128
     """Channels of the keys; None has as many as the stages matched, and starts as label propagation with them."""
     value: int = 512
-    widths: tuple[int, int] = (256, 256)
+    widths: tuple[int, int] = (256, 64)
     """Channels of mask encoder and decoder on the grid of cells and on the finer one."""
     mask_encoder: str | None = None
     """A timm model that encodes [frame, mask]; None has the light one."""

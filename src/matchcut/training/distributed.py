@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 
 from matchcut.errors import TrainingError
 from matchcut.tracking.placement import pick_device
@@ -51,16 +52,27 @@ def launched(config: TrainConfig, device: str) -> Iterator[Fabric]:
             torch.distributed.destroy_process_group()
 
 
-def seed_all(*numbers: int) -> None:
-    """Seed torch, NumPy and Python by some whole numbers.
+def seed_all(*numbers: int, rank: int = 0) -> None:
+    """Seed torch, NumPy and Python by some whole numbers; torch by the process too: its noise is each one's own, while
+    what NumPy and Python draw is alike in all.
 
-    The loop does so before every step, by (seed, step, process): a run that is resumed has nothing to restore, and
-    pictures or pseudo masks may draw as they like.
+    The loop does so before every step, by (seed, step): a run that is resumed has nothing to restore, and pictures or
+    pseudo masks may draw as they like.
     """
     words = np.random.SeedSequence(numbers).generate_state(4)
-    torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+    torch.manual_seed((int(words[0]) << 32 | int(words[1])) + rank)
     np.random.seed(int(words[2]))
     random.seed(int(words[3]))
+
+
+def from_others(rows: Tensor) -> Tensor | None:
+    """The rows (M, ...) of all other processes, (processes - 1) x M, through which gradients go; None where this is the
+    only one."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return None
+    rank, gathered = torch.distributed.get_rank(), all_gather(rows.contiguous())
+    others = [one for process, one in enumerate(gathered) if process != rank]
+    return torch.cat(others) if others else None
 
 
 def share_buffers(network: nn.Module) -> None:

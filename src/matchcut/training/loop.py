@@ -106,7 +106,7 @@ def _loop(fabric: Fabric, config: TrainConfig, run: Run, out: Path, record: Reco
             model.train()
 
         # --- one step: `parts` batches, one change of the weights
-        seed_all(config.seed, run.step, rank, STEP)
+        seed_all(config.seed, run.step, STEP, rank=rank)
         factor = rate_factor(config.schedule, run.step, an_epoch, config.epochs)
         set_rates(run.optimiser, factor)
         loss, taken = torch.zeros((), device=fabric.device), list[Batch]()

@@ -4,9 +4,10 @@ The paper names its correspondence terms only (short-term appearance consistency
 forms are those of systems.md section 3: anchors after Araslanov et al., "Dense Unsupervised Learning for Video
 Segmentation", NeurIPS 2021; colour after Lai et al., "MAST: A Memory-Augmented Self-Supervised Tracker", CVPR 2020.
 
-Keys are (B, T, C, h, w), L2-normalised; all losses are means, in float32. A *place* (B, h, w, 2) says for each cell of
-the first view where it lies in the second, as (x, y) in [-1, 1] from edge to edge; outside means that the second view
-does not show it. It is the same for all frames of a clip.
+Keys are (B, T, C, h, w), L2-normalised. All losses are in float32 and the mean over the batch of each item's own mean,
+so that several processes have the loss of one with all their clips. A *place* (B, h, w, 2) says for each cell of the
+first view where it lies in the second, as (x, y) in [-1, 1] from edge to edge; outside means that the second view does
+not show it. It is the same for all frames of a clip.
 """
 
 from typing import NamedTuple
@@ -166,17 +167,16 @@ def reconstruction_loss(
     return error.gather(1, levelled[:, None]).mean()
 
 
-def level_channel(frames: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Clips (B, T, 3, H, W), RGB in [0, 1], each with one channel of its Lab form set to its mean over the clip; and
-    which, (B,).
+def level_channel(frames: Tensor, which: Tensor) -> Tensor:
+    """Clips (B, T, 3, H, W), RGB in [0, 1], each with one channel of its Lab form, `which` (B,) int64, set to its mean
+    over the clip.
 
     What a network cannot see it cannot copy: it must match by what the other channels show (MAST's channel dropout).
     """
     lab = rgb_to_lab(frames)
-    which = torch.randint(3, (len(frames),), generator=generator).to(frames.device)
     chosen = F.one_hot(which, 3).bool()[:, None, :, None, None]
     level = lab.mean((1, 3, 4), keepdim=True)
-    return lab_to_rgb(torch.where(chosen, level, lab)).clamp(0, 1), which
+    return lab_to_rgb(torch.where(chosen, level, lab)).clamp(0, 1)
 
 
 # CIE Lab under D65, from linear sRGB.
@@ -235,11 +235,11 @@ def segmentation_loss(logits: Tensor, labels: Tensor, *, edges: float = 0.0) -> 
     numbers, side = labels[:, None].float(), 2 * EDGE + 1
     spread = F.max_pool2d(numbers, side, 1, EDGE) + F.max_pool2d(-numbers, side, 1, EDGE)
     weights = (1 + edges * (spread[:, 0] > 0)) * counted
-    return (each * weights).sum() / weights.sum().clamp(min=1)
+    return ((each * weights).sum((1, 2)) / weights.sum((1, 2)).clamp(min=1)).mean()
 
 
 def overlap_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """1 - the soft Dice coefficient of each object, the mean over the objects that are there; 0 where none is.
+    """1 - the soft Dice coefficient of each object, the mean over the objects that an item has; 0 where it has none.
 
     Each object counts alike, whatever its area. Milletari et al., "V-Net", 3DV 2016. Arguments as in
     `segmentation_loss`.
@@ -251,13 +251,13 @@ def overlap_loss(logits: Tensor, labels: Tensor) -> Tensor:
     truth = (labels[:, None] == numbers).float()
     inside, both = (found * truth).sum((2, 3)), (found + truth).sum((2, 3))
     there = truth.flatten(2).amax(2)
-    return ((1 - 2 * inside / both.clamp(min=1)) * there).sum() / there.sum().clamp(min=1)
+    return (((1 - 2 * inside / both.clamp(min=1)) * there).sum(1) / there.sum(1).clamp(min=1)).mean()
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over what is labelled (-100 is not); 0 where nothing is."""
-    total = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="sum")
-    return total / (labels != -100).sum().clamp(min=1)
+    """Mean over the batch of each item's mean over what is labelled (-100 is not), or 0 where nothing is."""
+    each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(len(labels), -1)
+    return (each.sum(1) / (labels != -100).flatten(1).sum(1).clamp(min=1)).mean()
 
 
 def _mix(channels: Tensor, matrix: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ the cross-entropy; how many rounds of refinement are trained is drawn anew each 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from matchcut.data.clips import ClipConfig, Clips
+from matchcut.data.clips import Clips
 from matchcut.data.footage import FrameReader, find_videos
 from matchcut.data.pasting import region
 from matchcut.errors import TrainingError
@@ -26,7 +26,9 @@ from matchcut.models.decoders import DeepMaskEncoder, FrameFeatures
 from matchcut.models.mask_vos import MaskVOS, build_mask_vos
 from matchcut.models.mask_vos_form import FORMS
 from matchcut.training.config import TrainConfig, parse
+from matchcut.training.distributed import from_others
 from matchcut.training.losses import (
+    anchors_of,
     level_channel,
     long_term_loss,
     overlap_loss,
@@ -35,8 +37,18 @@ from matchcut.training.losses import (
     segmentation_loss,
     short_term_loss,
 )
+from matchcut.training.mask_vos_settings import MaskVOSTraining
 from matchcut.training.objectives import OBJECTIVES, Batch, Losses, Objective, Say
-from matchcut.training.practice import OBJECTS, clip_clusters, cluster_video, fade, pasted_clip, spoil
+from matchcut.training.practice import (
+    OBJECTS,
+    OTHERS,
+    clip_clusters,
+    cluster_video,
+    fade,
+    now_and_then,
+    pasted_clip,
+    spoil,
+)
 from matchcut.training.pseudo_masks import Clusters, draw_sheet
 from matchcut.training.views import grid_between, to_images
 from matchcut.video.overlay import draw_overlay
@@ -44,95 +56,6 @@ from matchcut.weights.specs import WEIGHTS
 from matchcut.weights.store import packaged_backbone
 
 Frames = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class MaskVOSTraining:
-    """What `[settings]` of a recipe may say. Weights of losses: 0 leaves one out, and costs no time."""
-
-    form: str = "small"
-    """Of the network, by its name in `matchcut.models.mask_vos_form.FORMS`."""
-    start: Literal["imagenet", "scratch"] = "imagenet"
-    """Of the backbones."""
-    norms: Literal["frozen", "trained"] = "frozen"
-    """Statistics of the backbones' batch norms; to begin from scratch they must be trained."""
-    long_term: float = 1.0
-    """Weight of the assignment to anchors of the whole batch."""
-    cross_view: float = 0.1
-    """Weight of its second part, over that of the first."""
-    short_term: float = 0.0
-    """Weight of the assignment to anchors of the frame before."""
-    reconstruction: float = 0.0
-    """Weight of colours made from those of the frame before."""
-    masks: float = 1.0
-    """Weight of the segmentation loss."""
-    edges: float = 0.0
-    """How many times more than others pixels at edges count in it."""
-    overlap: float = 0.0
-    """Weight, over that of its cross-entropy, of its second part, the soft overlap of each object, however small."""
-    masks_from: int = 0
-    """Epochs of correspondence alone."""
-    masks_every: int = 10
-    """Epochs between two updates of the pseudo masks."""
-    mask_clips: int = 4
-    """Clips of a batch, of each process, that the segmentation loss takes; 0: all."""
-    pasted: float = 0.5
-    """Share of these that get pasted pieces, the others pseudo masks; and so do clips in which no object is found,
-    unless it is 0."""
-    clusters: Literal["k-means", "transport"] = "k-means"
-    count: int = 7
-    """Clusters a video."""
-    snap: bool = True
-    """Move pseudo masks to the edges of the picture."""
-    rounds: int = 2
-    """Rounds of refinement trained at most."""
-    there_and_back: float = 0.0
-    """Share of steps in which a region of a frame is carried to the last frame and back, and only then decoded: what
-    real motion leaves of it, with a truth that needs no label."""
-    spoil: float = 0.0
-    """Share of steps in which the masks remembered of the second frame are spoilt, as those of a long video are in the
-    end, and, drawn on their own, in which those are, or fade, that the annotated frame alone gives."""
-
-    def __post_init__(self) -> None:
-        if (
-            min(
-                self.long_term,
-                self.cross_view,
-                self.short_term,
-                self.reconstruction,
-                self.masks,
-                self.edges,
-                self.overlap,
-            )
-            < 0
-        ):
-            raise ValueError("weights of losses must be 0 or more")
-        if self.form not in FORMS:
-            raise ValueError(f"unknown form {self.form!r}; there are {', '.join(FORMS)}")
-        if min(self.masks_from, self.mask_clips, self.rounds) < 0 or self.masks_every < 1 or self.count < 2:
-            raise ValueError("masks_from, mask_clips and rounds must be 0 or more, masks_every 1, count 2 or more")
-        shares = {"pasted": self.pasted, "spoil": self.spoil, "there_and_back": self.there_and_back}
-        for name, share in shares.items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} {share}: expected a share from 0 to 1")
-        if not self.corresponds and (self.masks == 0 or self.masks_from > 0):
-            raise ValueError("nothing would be trained at first: all terms of correspondence are 0; masks_from must be")
-
-    @property
-    def corresponds(self) -> bool:
-        """Whether any term of correspondence is on."""
-        return max(self.long_term, self.short_term, self.reconstruction) > 0
-
-    def check(self, data: ClipConfig) -> None:
-        """That the clips are what the terms need.
-
-        Raises:
-            TrainingError: they are not.
-        """
-        if max(self.long_term, self.short_term) > 0 and (data.views != 2 or data.shake > 0):
-            raise TrainingError("long_term and short_term need clips of data.views = 2 and data.shake = 0")
-        if data.length < 2 and max(self.short_term, self.reconstruction, self.masks) > 0:
-            raise TrainingError("short_term, reconstruction and masks need clips of data.length = 2 or more")
 
 
 class MaskVOSObjective(Objective):
@@ -146,7 +69,8 @@ class MaskVOSObjective(Objective):
         videos, problems = find_videos(*roots)
         for problem in problems:
             say(f"left out: {problem}")
-        self.samples = Clips(videos, config.data, seed=config.seed, cache=cache)
+        others = OTHERS if self.settings.masks > 0 and self.settings.pasted > 0 else 0
+        self.samples = Clips(videos, config.data, seed=config.seed, cache=cache, others=others)
         self._reader = FrameReader(videos, config.data.side, cache, keep_images=config.data.cache)
         self.network = make_network(self.settings.form, self.settings.start)
         self.clusters: dict[int, Clusters] = {}
@@ -197,13 +121,13 @@ class MaskVOSObjective(Objective):
         settings, parts = self.settings, dict[str, Tensor]()
         if settings.norms == "frozen":
             self._freeze_norms()
-        total, encoded = torch.zeros((), device=batch["frames"].device), None
+        total, maps = torch.zeros((), device=batch["frames"].device), None
         if max(settings.long_term, settings.short_term) > 0:
-            encoded = self._encode(to_images(batch["frames"][:, 0]))
+            maps = self.network.backbone(to_images(batch["frames"][:, 0]).flatten(0, 1))
         if settings.corresponds:
-            total = total + self._correspondence(batch, encoded, parts)
+            total = total + self._correspondence(batch, maps, parts)
         if settings.masks > 0 and epoch >= settings.masks_from:
-            total = total + settings.masks * self._masks(batch, encoded, parts)
+            total = total + settings.masks * self._masks(batch, maps, parts)
         if not total.requires_grad:
             raise TrainingError("no loss depends on what is trained: with these rates, set long_term and the like to 0")
         return total, parts
@@ -218,16 +142,18 @@ class MaskVOSObjective(Objective):
         encoded = self.network.encode(images.flatten(0, 1)).map(lambda one: one.unflatten(0, images.shape[:2]))
         return [encoded.map(lambda one, at=at: one[:, at]) for at in range(images.shape[1])]  # type: ignore[misc]
 
-    def _keys(self, images: Tensor) -> Tensor:
-        """(B, T, C, h, w) of images (B, T, 3, H, W)."""
-        return torch.stack([one.keys for one in self._encode(images)], 1)
+    def _keys(self, images: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+        """(B, T, C, h, w) of images (B, T, 3, H, W), of which the backbone's maps may be at hand."""
+        flat = images.flatten(0, 1)
+        keys: Tensor = self.network.keys(maps or self.network.backbone(flat), flat)
+        return torch.unflatten(keys, 0, images.shape[:2])
 
-    def _correspondence(self, batch: Batch, encoded: list[FrameFeatures] | None, parts: dict[str, Tensor]) -> Tensor:
+    def _correspondence(self, batch: Batch, maps: list[Tensor] | None, parts: dict[str, Tensor]) -> Tensor:
         settings, images = self.settings, to_images(batch["frames"][:, 0])
         precise = torch.autocast(images.device.type, enabled=False)  # similarities are divided by 0.05
         total = images.new_zeros(())
-        if encoded is not None:
-            keys = torch.stack([one.keys for one in encoded], 1)
+        if maps is not None:
+            keys = self._keys(images, maps)
             with torch.no_grad():
                 second = self._keys(to_images(batch["frames"][:, 1]))
             first, other = (batch["maps"][:, view, 0] for view in (0, 1))
@@ -235,14 +161,16 @@ class MaskVOSObjective(Objective):
             place = grid_between(first, cells, size, other)
             with precise:
                 if settings.long_term > 0:
-                    parts["long"], parts["cross"] = long_term_loss(keys, second, place)
+                    elsewhere = from_others(anchors_of(keys).flatten(0, 1))
+                    parts["long"], parts["cross"] = long_term_loss(keys, second, place, others=elsewhere)
                     total = total + settings.long_term * (parts["long"] + settings.cross_view * parts["cross"])
                 if settings.short_term > 0:
                     parts["short"] = short_term_loss(keys, second, place)
                     total = total + settings.short_term * parts["short"]
         if settings.reconstruction > 0:
             with precise:
-                levelled, which = level_channel(images)
+                which = batch["seed"] % 3
+                levelled = level_channel(images, which)
                 colours = rgb_to_lab(images)
             keys = self._keys(levelled)
             with precise:
@@ -250,53 +178,62 @@ class MaskVOSObjective(Objective):
             total = total + settings.reconstruction * parts["colour"]
         return total
 
-    def _masks(self, batch: Batch, encoded: list[FrameFeatures] | None, parts: dict[str, Tensor]) -> Tensor:
-        rng = np.random.default_rng(np.random.randint(1 << 31))  # NumPy's own is seeded by the step
-        back = rng.random() < self.settings.there_and_back
-        frames, labels = (self._there_and_back if back else self._practice)(rng, batch)
-        rounds = int(rng.integers(self.settings.rounds + 1))
+    def _masks(self, batch: Batch, maps: list[Tensor] | None, parts: dict[str, Tensor]) -> Tensor:
+        # What the whole batch has in common is alike in all processes; all else is drawn by each clip's own seed.
+        common = np.random.default_rng(np.random.randint(1 << 31))
+        back = common.random() < self.settings.there_and_back
+        rounds = int(common.integers(self.settings.rounds + 1))
+        clips, length = batch["frames"].shape[0], batch["frames"].shape[2]
+        count = min(self.settings.mask_clips or clips, clips)
+        chosen = torch.arange(count) * (clips // count)
+        taken = {name: rows[chosen.to(rows.device)] for name, rows in batch.items()}
+        rngs = [np.random.default_rng(seed) for seed in taken["seed"].tolist()]
+        frames, labels = (self._there_and_back if back else self._practice)(rngs, taken)
+
+        # What has no object teaches nothing; it counts as a loss of 0.
+        there = labels[:, 0].flatten(1).any(1).cpu()
+        share, kept = int(there.sum()) / count, there.nonzero()[:, 0] if there.any() else torch.zeros(1).long()
+        frames, labels, rngs = frames[kept], labels[kept], [rngs[one] for one in kept.tolist()]
         features = None
-        if encoded is not None and self.settings.pasted == 0 and not back:  # these are the frames encoded before
-            features = [encoded[at].map(lambda one: one[: len(frames)]) for at in _shown(len(encoded))]
-        shown = self.carry(frames, labels, rounds, rng, features, forget=back)
+        if maps is not None and self.settings.pasted == 0 and not back:  # of these frames the maps are at hand
+            # At once: the gradient of a gather is as large as what it takes from.
+            rows = torch.cat([chosen[kept] * length + at for at in _shown(length)]).to(labels.device)
+            split = zip(*(one[rows].split(len(kept)) for one in maps), strict=True)
+            features = [self.network.features([*one], to_images(frames[:, at])) for at, one in enumerate(split)]
+
+        shown = self.carry(frames, labels, rounds, rngs, features, forget=back)
         pairs = [(logits, labels[:, at]) for at, (_, decoded) in enumerate(shown, 1) for logits in decoded]
-        parts["masks"] = total = torch.stack(
-            [segmentation_loss(*pair, edges=self.settings.edges) for pair in pairs]
-        ).mean()
+        losses = {"masks": [segmentation_loss(*pair, edges=self.settings.edges) for pair in pairs]}
         if self.settings.overlap > 0:
-            parts["overlap"] = torch.stack([overlap_loss(*pair) for pair in pairs]).mean()
-            total = total + self.settings.overlap * parts["overlap"]
+            losses["overlap"] = [overlap_loss(*pair) for pair in pairs]
+        parts |= {name: share * torch.stack(each).mean() for name, each in losses.items()}
         carried, decoded = shown[-1]
         with torch.no_grad():
             parts["iou_carried"], parts["iou"] = (overlap(one, labels[:, -1]) for one in (carried, decoded[-1]))
-        return total
+        return parts["masks"] + self.settings.overlap * parts.get("overlap", parts["masks"].new_zeros(()))
 
-    def _practice(self, rng: np.random.Generator, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _practice(self, rngs: Sequence[np.random.Generator], batch: Batch) -> tuple[Tensor, Tensor]:
         """Clips of up to three frames (M, T, H, W, 3) with labels (M, T, H, W), on the batch's device."""
         settings = self.settings
         clips = batch["frames"][:, 0, _shown(batch["frames"].shape[2])].cpu().numpy()
-        videos = batch["video"].tolist()
         made = []
-        for one in range(settings.mask_clips or len(clips))[: len(clips)]:
-            frames, labels = clips[one], None
+        for one, (rng, frames, video) in enumerate(zip(rngs, clips, batch["video"].tolist(), strict=True)):
+            labels = None
             if rng.random() >= settings.pasted:
-                clusters = self.clusters[videos[one]]
-                labels = clip_clusters(self.network.backbone, clusters, frames, snap=settings.snap).objects
+                labels = clip_clusters(self.network.backbone, self.clusters[video], frames, snap=settings.snap).objects
             if labels is None or (settings.pasted > 0 and not labels[0].any()):
-                others = [clips[other] for other in range(len(clips)) if other != one] or [frames]
-                frames, labels = pasted_clip(rng, frames, others)
+                frames, labels = pasted_clip(rng, frames, batch["others"][one].cpu().numpy())
             made.append((frames, labels))
         device = batch["frames"].device
         images, truth = (torch.from_numpy(np.stack(part)).to(device) for part in zip(*made, strict=True))
         return images, truth
 
-    def _there_and_back(self, rng: np.random.Generator, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _there_and_back(self, rngs: Sequence[np.random.Generator], batch: Batch) -> tuple[Tensor, Tensor]:
         """The first frame of each clip, the last, and the first again (M, 3, H, W, 3), with one or two regions of the
         first (M, 3, H, W)."""
-        count = self.settings.mask_clips or len(batch["frames"])
-        images = batch["frames"][:count, 0, [0, -1, 0]]
+        images = batch["frames"][:, 0, [0, -1, 0]]
         drawn = []
-        for frame in images[:, 0].cpu().numpy():
+        for rng, frame in zip(rngs, images[:, 0].cpu().numpy(), strict=True):
             labels = np.zeros(frame.shape[:2], np.uint8)
             for number in range(1, 1 + int(rng.integers(1, OBJECTS + 1))):
                 labels[region(rng, frame)] = number
@@ -308,7 +245,7 @@ class MaskVOSObjective(Objective):
         frames: Tensor,
         labels: Tensor,
         rounds: int,
-        rng: np.random.Generator | None = None,
+        rngs: Sequence[np.random.Generator] | None = None,
         features: list[FrameFeatures] | None = None,
         forget: bool = False,
     ) -> list[tuple[Tensor, list[Tensor]]]:
@@ -316,7 +253,7 @@ class MaskVOSObjective(Objective):
         carried and the logits of each round. The third frame sees the first's masks and those carried to the second.
 
         Args:
-            rng: spoil what is carried and remembered, as the settings say; None leaves it.
+            rngs: of each clip, to spoil what is carried and remembered as the settings say; None leaves it.
             features: of the frames, where they are encoded already.
             forget: each frame sees only the one before, and only the last is decoded.
         """
@@ -326,16 +263,16 @@ class MaskVOSObjective(Objective):
         shown: list[tuple[Tensor, list[Tensor]]] = []
         for one in features[1:]:
             carried = self.network.read(one, references)
-            if rng is not None and rng.random() < self.settings.spoil:
-                carried = carried._replace(given=(spoil if rng.random() < 0.5 else fade)(rng, carried.given))
+            if rngs is not None and self.settings.spoil > 0:
+                carried = carried._replace(given=now_and_then(rngs, carried.given, self.settings.spoil, spoil, fade))
             last = len(shown) == len(features) - 2
             shown.append(
                 (carried.large, self.network.decode_rounds(one, carried, rounds) if last or not forget else [])
             )
             if not last:
                 soft = carried.large.detach()
-                if rng is not None and rng.random() < self.settings.spoil:
-                    soft = spoil(rng, soft)
+                if rngs is not None and self.settings.spoil > 0:
+                    soft = now_and_then(rngs, soft, self.settings.spoil, spoil)
                 references = [*([] if forget else references), self.network.remember(one, soft)]
         return shown
 
@@ -351,7 +288,8 @@ class MaskVOSObjective(Objective):
             clusters = self.clusters[int(batch["video"][0])]
             found = clip_clusters(self.network.backbone, clusters, frames, snap=settings.snap)
             drawn["pseudo_masks"] = draw_sheet(frames, found.clusters, found.objects)
-        frames_, labels = self._practice(np.random.default_rng(epoch), {name: rows[:4] for name, rows in batch.items()})
+        few = {name: rows[:4] for name, rows in batch.items()}
+        frames_, labels = self._practice([np.random.default_rng(seed) for seed in few["seed"].tolist()], few)
         columns = []
         for rounds in range(settings.rounds + 1):
             coarse, decoded = self.carry(frames_, labels, rounds)[-1]
@@ -384,10 +322,11 @@ def make_network(form: str, start: str) -> MaskVOS:
 
 def overlap(scores: Tensor, labels: Tensor) -> Tensor:
     """Intersection over union of all objects of scores (B, 1 + N, h, w), where the largest counts, with labels
-    (B, H, W)."""
+    (B, H, W): the mean over the batch; 1 of what has no object and of which none is found."""
     found = F.interpolate(scores.float(), size=labels.shape[1:], mode="bilinear").argmax(1)
-    inside = ((found == labels) & (labels > 0)).sum()
-    return inside / ((found > 0) | (labels > 0)).sum().clamp(min=1)
+    inside = ((found == labels) & (labels > 0)).sum((1, 2))
+    either = ((found > 0) | (labels > 0)).sum((1, 2))
+    return torch.where(either > 0, inside / either.clamp(min=1), 1.0).mean()
 
 
 def _shown(length: int) -> list[int]:

@@ -51,8 +51,9 @@ class Objective(Protocol):
     def loss(self, batch: Batch, epoch: int) -> Losses:
         """The loss as the mean over the batch's clips, so that batches can be averaged.
 
-        It is called under autocast, with the random numbers of torch, NumPy and Python seeded by the step. It must
-        always have a gradient; a parameter that it does not use is left as it is.
+        It is called under autocast, with the random numbers of torch, NumPy and Python seeded by the step: those of
+        NumPy and Python are alike in all processes, for what the whole batch has in common, those of torch are not. It
+        must always have a gradient; a parameter that it does not use is left as it is.
         """
         ...
 

@@ -1,6 +1,6 @@
 """Clips with masks to practise on, made without a label: pieces of other clips pasted in, or pseudo masks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,8 @@ OBJECTS = 2
 """A clip's at most."""
 SMALLEST = 0.003
 """Share of the first frame below which a pasted piece is too small, or too hidden, to be followed."""
+OTHERS = 3
+"""Frames of other videos that pieces are cut out of, for each clip: as many as there are pieces at most."""
 TRIES = 5
 SOUND = 0.5
 """Least score of a pseudo object in a clip: below it its pieces jump, fray or fall apart from frame to frame."""
@@ -45,8 +47,9 @@ class ClipClusters:
     """(T, H, W): 0 background, 1, 2, ..."""
 
 
-def pasted_clip(rng: np.random.Generator, frames: Frames, others: Sequence[Frames]) -> tuple[Frames, Labels]:
-    """One or two pieces of other clips over a clip (T, H, W, 3), sometimes a distractor too; and its labels (T, H, W).
+def pasted_clip(rng: np.random.Generator, frames: Frames, others: Frames) -> tuple[Frames, Labels]:
+    """One or two pieces of other frames (N, H, W, 3) over a clip (T, H, W, 3), sometimes a distractor too; and its
+    labels (T, H, W).
 
     A piece is a union of superpixels or a smooth shape, mostly with thin limbs, its edge and colours brought more or
     less towards what it lies over. None may be left, where all tries gave pieces that are too small.
@@ -57,8 +60,7 @@ def pasted_clip(rng: np.random.Generator, frames: Frames, others: Sequence[Frame
         numbers = [1, 2][: rng.integers(1, OBJECTS + 1)] + [0] * int(rng.random() < 0.3)
         layers = []
         for _ in numbers:
-            source = others[int(rng.integers(len(others)))]
-            source = source[int(rng.integers(len(source)))][None]
+            source = others[int(rng.integers(len(others)))][None]
             shape = region(rng, source[0]) if rng.random() < 0.6 else smooth_shape(rng, size)
             if rng.random() < 0.6:
                 shape = with_limbs(rng, shape)
@@ -105,6 +107,17 @@ def spoil(rng: np.random.Generator, soft_masks: Tensor, most: float = 0.04) -> T
     still = F.affine_grid(torch.eye(2, 3).to(field).expand(batch, 2, 3), [batch, 1, height, width], align_corners=False)
     where = still + field.permute(0, 2, 3, 1)
     return F.grid_sample(soft_masks, where, padding_mode="border", align_corners=False)
+
+
+def now_and_then(
+    rngs: Sequence[np.random.Generator], soft_masks: Tensor, share: float, *ways: Callable[..., Tensor]
+) -> Tensor:
+    """Soft masks (B, C, h, w), a share of them changed by one of some ways; both are drawn for each on its own."""
+    changed = []
+    for rng, one in zip(rngs, soft_masks.split(1), strict=True):
+        way = ways[int(rng.integers(len(ways)))]
+        changed.append(way(rng, one) if rng.random() < share else one)
+    return torch.cat(changed)
 
 
 def fade(rng: np.random.Generator, soft_masks: Tensor) -> Tensor:
