@@ -315,7 +315,7 @@ def test_the_weights_say_what_they_are_of(videos: Path, tmp_path: Path) -> None:
 # --- recipes
 
 
-@pytest.mark.parametrize("name", ["mask_vos", "mask_vos_paper"])
+@pytest.mark.parametrize("name", ["mask_vos", "mask_vos_resnet18", "mask_vos_paper"])
 def test_the_recipes_are_valid(name: str) -> None:
     config = read_config(RECIPES / f"{name}.toml")
     settings = MaskVOSTraining(**config.settings)

@@ -1,0 +1,85 @@
+"""What Mask-VOS's segmentation loss costs beside its correspondence, by the paper's recipe (ResNet-18, 16 clips of 5
+frames in two views, 4 of them with masks): the same steps with and without it, turn by turn. The paper: 8% more time
+(Table S2), with the loss in the last 100 of 400 epochs and pseudo masks made ten times.
+
+    matchcut train recipes/mask_vos_resnet18.toml -o runs/r --data ../shared/data/davis2016-train-256p
+    python benchmarks/segmentation_loss.py --weights runs/r/weights.safetensors
+
+Times are processor seconds of one thread. Without --weights features are untrained, and few clusters are objects.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import cv2
+import numpy as np
+import torch
+
+from common import DATA, machine, table
+from matchcut.training.checkpoint import load_weights
+from matchcut.training.config import read_config
+from matchcut.training.mask_vos import MaskVOSObjective
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "mask_vos_paper.toml"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, help="of the same form, trained by correspondence alone")
+    parser.add_argument("--steps", type=int, default=6, help="the first is not counted")
+    parser.add_argument("--data", type=Path, default=DATA / "davis2016-train-256p")
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = read_config(RECIPE)
+    with tempfile.TemporaryDirectory() as folder:
+        objective = MaskVOSObjective(config, [options.data], Path(folder), print)
+        if options.weights:
+            load_weights(objective.network, options.weights)
+        objective.network.train()
+        first, every = objective.settings.masks_from, objective.settings.masks_every
+        clustering = cost(lambda: objective.start_epoch(first, print)) / len(objective.samples.videos)
+        objective.network.train()
+        spent: dict[int, list[float]] = {0: [], first: []}
+        for step in range(options.steps):
+            drawn = [objective.samples.draw(step, at) for at in range(config.batch_size)]
+            batch = {name: torch.from_numpy(np.stack([one[name] for one in drawn])) for name in drawn[0]}
+            for epoch, seconds in spent.items():
+                np.random.seed(step)
+                seconds.append(cost(lambda: step_of(objective, batch, epoch)))  # noqa: B023
+    alone, both = (float(np.mean(seconds[1:])) for seconds in spent.values())
+    late = 1 - first / config.epochs
+    masks = clustering * config.batch_size / every / alone  # of an epoch's time, which is one clip of each video
+    rows = [
+        ["L_Corr", f"{alone:.1f}", "1.00"],
+        ["L_Corr + L_Seg", f"{both:.1f}", f"{both / alone:.2f}"],
+        [f"the same, with pseudo masks made every {every} epochs", "", f"{both / alone + masks:.2f}"],
+        [f"L_Seg in the last {100 * late:.0f}% of the epochs", "", f"{1 + late * (both / alone - 1):.2f}"],
+        ["the same, with pseudo masks", "", f"{1 + late * (both / alone - 1 + masks):.2f}"],
+    ]
+    print(f"\n{machine('timm')}\n\n{table(['', 'seconds a step', 'by L_Corr alone'], rows)}")
+
+
+def step_of(objective: MaskVOSObjective, batch: dict[str, torch.Tensor], epoch: int) -> None:
+    """Forward and backward, as `train` does."""
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = objective.loss(batch, epoch)
+    loss.backward()
+    objective.network.zero_grad()
+
+
+def cost(work: Callable[[], object]) -> float:
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
+
+
+if __name__ == "__main__":
+    main()
