@@ -164,6 +164,32 @@ def test_every_video_is_drawn_once_before_one_comes_again(tmp_path: Path) -> Non
     assert clips_of(root, tmp_path).describe() != clips.describe()
 
 
+def test_frames_of_other_videos_come_with_a_clip_and_change_nothing_of_it(tmp_path: Path) -> None:
+    for level in range(3):
+        folder = tmp_path / "data" / str(level)
+        folder.mkdir(parents=True)
+        for frame in range(4):
+            Image.fromarray(np.full((24, 32, 3), 100 * level + 5, np.uint8)).save(folder / f"{frame}.png")
+    alone = clips_of(tmp_path / "data", tmp_path)
+    videos, seen, seeds = alone.videos, set(), set()
+    clips = Clips(videos, alone.config, seed=7, cache=tmp_path / "cache", others=2)
+    for index in range(12):
+        drawn, same = clips.draw(0, index), alone.draw(0, index)
+        assert drawn["others"].shape == (2, 16, 16, 3) and "others" not in same
+        assert all(np.array_equal(drawn[name], one) for name, one in same.items())
+        levels = {int(one.mean()) // 100 for one in drawn["others"]}
+        assert int(drawn["video"]) not in levels
+        seen |= {(int(drawn["video"]), level) for level in levels}
+        seeds.add(int(drawn["seed"]))
+    assert len(seen) == 6 and len(seeds) == 12
+    (only,) = Clips(videos[:1], alone.config, seed=7, cache=tmp_path / "cache", others=1).draw(0, 0)["others"]
+    assert (only == 5).all()
+    for path in (tmp_path / "data" / "1").iterdir():
+        path.write_bytes(b"no picture")
+    broken = Clips(videos[:2], alone.config, seed=7, cache=tmp_path / "other", others=1).draw(0, 0)
+    assert (broken["others"] == 5).all() and (broken["unreadable"] >= 0).any()  # its own stands in
+
+
 def test_frames_are_equally_far_apart_within_the_video() -> None:
     random = np.random.default_rng(0)
     drawn = [choose_frames(random, 20, 4, (2, 5)) for _ in range(300)]

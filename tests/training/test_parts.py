@@ -104,8 +104,8 @@ def test_clips_of_all_processes_and_parts_follow_each_other() -> None:
 
 
 def test_seeds_decide_all_three_generators() -> None:
-    def numbers(*seed: int) -> tuple[float, ...]:
-        seed_all(*seed)
+    def numbers(*seed: int, rank: int = 0) -> tuple[float, ...]:
+        seed_all(*seed, rank=rank)
         return torch.rand(1).item(), float(np.random.rand()), random.random()
 
     assert numbers(0, 5, 0, 13) == numbers(0, 5, 0, 13)
@@ -117,6 +117,8 @@ def test_seeds_decide_all_three_generators() -> None:
         numbers(0, 5, 12),
     ]
     assert all(len(set(column)) == len(different) for column in zip(*different, strict=True))
+    processes = [numbers(0, 5, 13, rank=rank) for rank in range(3)]  # torch's alone are each one's own
+    assert [len(set(column)) for column in zip(*processes, strict=True)] == [3, 1, 1]
 
 
 @pytest.mark.parametrize("autocast", [False, True])

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from matchcut.training.practice import fade, spoil
+from matchcut.training.practice import fade, now_and_then, spoil
 
 
 def test_spoilt_masks_are_the_same_masks_bent() -> None:
@@ -29,3 +29,18 @@ def test_faded_masks_lack_parts_and_gain_none() -> None:
     assert (left < 0.05).any() and (left > 0.95).any()
     assert torch.equal(left[:, 0], left[:, 1])  # of all objects alike
     assert torch.equal(found, fade(np.random.default_rng(0), soft))
+
+
+def test_a_share_of_the_masks_is_changed_each_by_its_own_random_numbers() -> None:
+    soft = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def changed(share: float, first: int, last: int) -> torch.Tensor:
+        rngs = [np.random.default_rng(seed) for seed in range(first, last)]
+        return now_and_then(rngs, soft[first:last], share, spoil, fade)
+
+    whole = changed(0.5, 0, 40)
+    assert torch.equal(torch.cat([changed(0.5, 0, 15), changed(0.5, 15, 40)]), whole)
+    count = int((whole != soft).flatten(1).any(1).sum())
+    assert 12 <= count <= 28
+    assert torch.equal(changed(0.0, 0, 40), soft)
+    assert (changed(1.0, 0, 40) != soft).flatten(1).any(1).all()

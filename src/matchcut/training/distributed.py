@@ -60,7 +60,7 @@ def seed_all(*numbers: int, rank: int = 0) -> None:
     pseudo masks may draw as they like.
     """
     words = np.random.SeedSequence(numbers).generate_state(4)
-    torch.manual_seed((int(words[0]) << 32 | int(words[1])) + rank)
+    torch.manual_seed((int(words[0]) << 32 | int(words[1])) ^ rank)
     np.random.seed(int(words[2]))
     random.seed(int(words[3]))
 
