@@ -1,5 +1,6 @@
 """`train`, `reproduce` and `models`: making weights, the papers' tables and figures, and what there is."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,8 @@ def train(
 
     with resumable():
         written = api.train(recipe, data, out, resume=resume, device=device, cache=cache, say=typer.echo)
-    typer.echo(f"weights   {written}")
+    if int(os.environ.get("RANK", 0)) == 0:  # of torchrun's processes one tells
+        typer.echo(f"weights   {written}")
 
 
 def reproduce(
