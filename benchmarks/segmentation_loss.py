@@ -32,7 +32,7 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "mask_vos_paper.toml"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, help="of the same form, trained by correspondence alone")
-    parser.add_argument("--steps", type=int, default=6, help="the first is not counted")
+    parser.add_argument("--steps", type=int, default=9, help="2 or more; the first is not counted")
     parser.add_argument("--data", type=Path, default=DATA / "davis2016-train-256p")
     options = parser.parse_args()
     cv2.setNumThreads(1)

@@ -104,7 +104,7 @@ def test_the_loss_of_a_batch_falls(
 
 
 def test_frames_encoded_for_correspondence_serve_the_masks(videos: Path, tmp_path: Path) -> None:
-    common = {**OFF, "masks": 1.0, "pasted": 0.0, "norms": "frozen", "mask_clips": 2}
+    common = {**OFF, "masks": 1.0, "pasted": 0.0, "norms": "frozen", "mask_clips": 3}
     found, calls = [], []
     for long_term in (0.0, 1.0):
         made = objective(videos, tmp_path, **common | {"long_term": long_term})
@@ -114,8 +114,8 @@ def test_frames_encoded_for_correspondence_serve_the_masks(videos: Path, tmp_pat
         np.random.seed(0)
         found.append(float(made.loss(batch, 0)[1]["masks"].detach()))
         calls.append(count)
-    # Two clips to assign clusters, and the one of them in which there is an object; or the whole batch in two views.
-    assert calls == [[3, 3, 3], [9, 9, 3, 3]]
+    # Three clips to assign clusters, and the one of them in which there is an object; or the whole batch in two views.
+    assert calls == [[3, 3, 3, 3], [9, 9, 3, 3, 3]]
     assert found[0] == pytest.approx(found[1], rel=1e-3) and found[0] > 0
 
 
@@ -145,13 +145,13 @@ def test_there_and_back_decodes_the_first_frame_from_the_last_alone(videos: Path
         ({"long_term": 1.0}, {"long", "cross"}),
         ({"short_term": 1.0}, {"short"}),
         ({"reconstruction": 1.0}, {"colour"}),
-        ({"masks": 1.0, "pasted": 1.0}, {"masks", "iou", "iou_carried"}),
-        ({"masks": 2.0, "overlap": 0.5, "pasted": 1.0}, {"masks", "overlap", "iou", "iou_carried"}),
+        ({"masks": 1.0, "pasted": 1.0}, {"masks", "iou", "iou_carried", "objects"}),
+        ({"masks": 2.0, "overlap": 0.5, "pasted": 1.0}, {"masks", "overlap", "iou", "iou_carried", "objects"}),
         (
             {"long_term": 1.0, "short_term": 2.0, "masks": 0.5, "spoil": 1.0},
-            {"long", "cross", "short", "masks", "iou", "iou_carried"},
+            {"long", "cross", "short", "masks", "iou", "iou_carried", "objects"},
         ),
-        ({"masks": 1.0, "overlap": 0.5, "there_and_back": 1.0}, {"masks", "overlap", "iou", "iou_carried"}),
+        ({"masks": 1.0, "overlap": 0.5, "there_and_back": 1.0}, {"masks", "overlap", "iou", "iou_carried", "objects"}),
     ],
     ids=range(7),  # a set is written in another order by each process
 )
@@ -319,7 +319,7 @@ def test_the_weights_say_what_they_are_of(videos: Path, tmp_path: Path) -> None:
 def test_the_recipes_are_valid(name: str) -> None:
     config = read_config(RECIPES / f"{name}.toml")
     settings = MaskVOSTraining(**config.settings)
-    settings.check(config.data)
+    settings.check(config.data, config.batch_size)
     assert config.objective == "mask-vos"
 
 
@@ -331,6 +331,7 @@ def test_the_recipes_are_valid(name: str) -> None:
         ({"long_term": 0.0, "masks_from": 3}, {}, "nothing would be trained at first"),
         ({"clusters": "kmeans"}, {}, 'expected "k-means" or "transport"'),
         ({}, {"data": ClipConfig(views=1)}, "need clips of data.views = 2"),
+        ({"mask_clips": 2}, {}, "batch_size 3 is no whole multiple of mask_clips, 2"),
         ({}, {"data": ClipConfig(views=2, length=1)}, "data.length = 2 or more"),
         ({"masks": 0.0}, {"optimiser": OptimiserConfig(rates={"backbone": 0.0, "key": 0.0})}, "no loss depends on"),
     ],

@@ -4,13 +4,13 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 
 from matchcut.errors import TrainingError
 from matchcut.tracking.placement import pick_device
@@ -70,9 +70,24 @@ def from_others(rows: Tensor) -> Tensor | None:
     only one."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return None
-    rank, gathered = torch.distributed.get_rank(), all_gather(rows.contiguous())
-    others = [one for process, one in enumerate(gathered) if process != rank]
-    return torch.cat(others) if others else None
+    gathered, rank = _Gather.apply(rows), torch.distributed.get_rank()
+    return None if len(gathered) == 1 else torch.cat([gathered[:rank], gathered[rank + 1 :]]).flatten(0, 1)
+
+
+class _Gather(torch.autograd.Function):
+    """The same tensor of all processes, stacked; each gets the sum of the gradients that its own has in all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        gathered = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(gathered, rows.contiguous())
+        return torch.stack(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, gradients: Tensor) -> Tensor:
+        total = gradients.contiguous()
+        torch.distributed.all_reduce(total)
+        return total[torch.distributed.get_rank()]
 
 
 def share_buffers(network: nn.Module) -> None:

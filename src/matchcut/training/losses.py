@@ -19,6 +19,8 @@ from torch import Tensor
 from matchcut.errors import ShapeError
 
 TEMPERATURE = 0.05
+SIDE = 8
+"""Anchors of a clip on either axis, in the long-term loss."""
 IGNORE = 255
 
 
@@ -37,7 +39,7 @@ def anchor_cells(height: int, width: int, side: int) -> Tensor:
     return (rows[:, None] * width + columns).flatten()
 
 
-def anchors_of(keys: Tensor, side: int = 8) -> Tensor:
+def anchors_of(keys: Tensor, side: int = SIDE) -> Tensor:
     """(B, side * side, C) the anchors of clips (B, T, C, h, w): keys of their first frames on a grid."""
     rows = keys[:, 0].float().flatten(2).transpose(1, 2)
     return rows[:, anchor_cells(keys.shape[3], keys.shape[4], side).to(keys.device)]
@@ -66,7 +68,7 @@ def long_term_loss(
     second: Tensor,
     place: Tensor,
     *,
-    side: int = 8,
+    side: int = SIDE,
     temperature: float = TEMPERATURE,
     others: Tensor | None = None,
 ) -> LongTerm:
@@ -80,7 +82,8 @@ def long_term_loss(
         keys: (B, T, C, h, w) of the first view; gradients flow here.
         second: (B, T, C, h', w') of the second.
         place: (B, h, w, 2), see the module.
-        others: (M, C) anchors of clips that other processes hold, if any, so that several train as one.
+        others: (M, C) anchors (`anchors_of`, of the same side) of clips that other processes hold, if any, so that
+            several train as one.
 
     Raises:
         ShapeError: shapes that do not fit together.

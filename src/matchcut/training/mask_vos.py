@@ -65,12 +65,12 @@ class MaskVOSObjective(Objective):
 
     def __init__(self, config: TrainConfig, roots: Sequence[Path], cache: Path, say: Say) -> None:
         self.settings = parse(MaskVOSTraining, config.settings, "settings")
-        self.settings.check(config.data)
+        self.settings.check(config.data, config.batch_size)
         videos, problems = find_videos(*roots)
         for problem in problems:
             say(f"left out: {problem}")
-        others = OTHERS if self.settings.masks > 0 and self.settings.pasted > 0 else 0
-        self.samples = Clips(videos, config.data, seed=config.seed, cache=cache, others=others)
+        pasted = self.settings.masks > 0 and self.settings.pasted > 0 and self.settings.there_and_back < 1
+        self.samples = Clips(videos, config.data, seed=config.seed, cache=cache, others=OTHERS * pasted)
         self._reader = FrameReader(videos, config.data.side, cache, keep_images=config.data.cache)
         self.network = make_network(self.settings.form, self.settings.start)
         self.clusters: dict[int, Clusters] = {}
@@ -122,10 +122,11 @@ class MaskVOSObjective(Objective):
         if settings.norms == "frozen":
             self._freeze_norms()
         total, maps = torch.zeros((), device=batch["frames"].device), None
-        if max(settings.long_term, settings.short_term) > 0:
-            maps = self.network.backbone(to_images(batch["frames"][:, 0]).flatten(0, 1))
         if settings.corresponds:
-            total = total + self._correspondence(batch, maps, parts)
+            images = to_images(batch["frames"][:, 0])
+            if max(settings.long_term, settings.short_term) > 0:
+                maps = self.network.backbone(images.flatten(0, 1))
+            total = total + self._correspondence(batch, images, maps, parts)
         if settings.masks > 0 and epoch >= settings.masks_from:
             total = total + settings.masks * self._masks(batch, maps, parts)
         if not total.requires_grad:
@@ -148,8 +149,10 @@ class MaskVOSObjective(Objective):
         keys: Tensor = self.network.keys(maps or self.network.backbone(flat), flat)
         return torch.unflatten(keys, 0, images.shape[:2])
 
-    def _correspondence(self, batch: Batch, maps: list[Tensor] | None, parts: dict[str, Tensor]) -> Tensor:
-        settings, images = self.settings, to_images(batch["frames"][:, 0])
+    def _correspondence(
+        self, batch: Batch, images: Tensor, maps: list[Tensor] | None, parts: dict[str, Tensor]
+    ) -> Tensor:
+        settings = self.settings
         precise = torch.autocast(images.device.type, enabled=False)  # similarities are divided by 0.05
         total = images.new_zeros(())
         if maps is not None:
@@ -190,9 +193,11 @@ class MaskVOSObjective(Objective):
         rngs = [np.random.default_rng(seed) for seed in taken["seed"].tolist()]
         frames, labels = (self._there_and_back if back else self._practice)(rngs, taken)
 
-        # What has no object teaches nothing; it counts as a loss of 0.
+        # What has no object teaches nothing, and counts as a loss of 0. One clip is kept in any case: processes that
+        # train together must use the same parameters.
         there = labels[:, 0].flatten(1).any(1).cpu()
-        share, kept = int(there.sum()) / count, there.nonzero()[:, 0] if there.any() else torch.zeros(1).long()
+        share = int(there.sum()) / count
+        kept = there.nonzero()[:, 0] if share else torch.tensor([0])
         frames, labels, rngs = frames[kept], labels[kept], [rngs[one] for one in kept.tolist()]
         features = None
         if maps is not None and self.settings.pasted == 0 and not back:  # of these frames the maps are at hand
@@ -209,7 +214,8 @@ class MaskVOSObjective(Objective):
         parts |= {name: share * torch.stack(each).mean() for name, each in losses.items()}
         carried, decoded = shown[-1]
         with torch.no_grad():
-            parts["iou_carried"], parts["iou"] = (overlap(one, labels[:, -1]) for one in (carried, decoded[-1]))
+            parts["iou_carried"], parts["iou"] = (share * overlap(one, labels[:, -1]) for one in (carried, decoded[-1]))
+        parts["objects"] = parts["masks"].new_tensor(share)
         return parts["masks"] + self.settings.overlap * parts.get("overlap", parts["masks"].new_zeros(()))
 
     def _practice(self, rngs: Sequence[np.random.Generator], batch: Batch) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,7 @@ class MaskVOSTraining:
     masks_every: int = 10
     """Epochs between two updates of the pseudo masks."""
     mask_clips: int = 4
-    """Clips of a batch, of each process, that the segmentation loss takes, equally far apart; 0: all."""
+    """Clips of a batch, of each process, that the segmentation loss takes, every second or third and so on; 0: all."""
     pasted: float = 0.5
     """Share of these that get pasted pieces, the others pseudo masks; and so do clips in which no object is found,
     unless it is 0."""
@@ -85,8 +85,8 @@ class MaskVOSTraining:
         """Whether any term of correspondence is on."""
         return max(self.long_term, self.short_term, self.reconstruction) > 0
 
-    def check(self, data: ClipConfig) -> None:
-        """That the clips are what the terms need.
+    def check(self, data: ClipConfig, batch_size: int) -> None:
+        """That the clips and batches are what the terms need.
 
         Raises:
             TrainingError: they are not.
@@ -95,3 +95,5 @@ class MaskVOSTraining:
             raise TrainingError("long_term and short_term need clips of data.views = 2 and data.shake = 0")
         if data.length < 2 and max(self.short_term, self.reconstruction, self.masks) > 0:
             raise TrainingError("short_term, reconstruction and masks need clips of data.length = 2 or more")
+        if self.masks > 0 and 0 < self.mask_clips < batch_size and batch_size % self.mask_clips:
+            raise TrainingError(f"batch_size {batch_size} is no whole multiple of mask_clips, {self.mask_clips}")

@@ -1,4 +1,4 @@
-"""Clips with masks to practise on, made without a label: pieces of other clips pasted in, or pseudo masks."""
+"""Clips with masks to practise on, made without a label: pieces of other videos pasted in, or pseudo masks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -130,8 +130,9 @@ def fade(rng: np.random.Generator, soft_masks: Tensor) -> Tensor:
 @torch.no_grad()
 def deep_keys(backbone: nn.Module, frames: Frames) -> Tensor:
     """(T, C, h, w) the deepest features of frames (T, H, W, 3), L2-normalised; float32."""
-    device = next(backbone.parameters()).device
-    maps: list[Tensor] = backbone(to_images(torch.from_numpy(frames).to(device)))
+    device, training = next(backbone.parameters()).device, backbone.training
+    maps: list[Tensor] = backbone.eval()(to_images(torch.from_numpy(frames).to(device)))
+    backbone.train(training)
     return F.normalize(maps[-1].float(), dim=1)
 
 
@@ -145,8 +146,8 @@ def cluster_video(
         pixels = reader.read(video, frame)
         if pixels is not None:
             keys.append(deep_keys(backbone, pixels[None])[0].flatten(1))
-    cells = torch.cat(keys, 1) if keys else torch.zeros(1, 0)
+    cells = torch.cat(keys, 1) if keys else torch.zeros(1, 0, device=next(backbone.parameters()).device)
     if cells.shape[1] < count:
-        return Clusters(torch.zeros(count, max(1, len(cells))), torch.zeros(count))
+        return Clusters(cells.new_zeros(count, max(1, len(cells))), cells.new_zeros(count))
     one = cells[None, :, :, None]  # as a single frame, of which the clustering takes every cell
     return transport_clusters(one, count) if transport else k_means(one, count)
