@@ -118,7 +118,7 @@ def looping(folder: Path, steps: int, size: int) -> None:
 
 def bare_loop(config: TrainConfig, steps: int) -> float:
     objective = Contrast(config, [], Path(), print)
-    optimiser = torch.optim.Adam(objective.network.parameters(), lr=config.optimiser.rate)
+    optimiser = torch.optim.Adam(objective.network.parameters(), lr=config.optimiser.rate, fused=True)
     batch = {name: torch.from_numpy(np.stack([one] * 4)) for name, one in objective.samples.clip.items()}
     spent = []
     for _ in range(steps):

@@ -70,6 +70,12 @@ def write_csv(path: Path, header: Iterable[str], rows: Iterable[Sequence[Any]], 
     return path
 
 
+def read_csv(path: Path) -> list[list[str]]:
+    """The rows of a CSV that `write_csv` wrote, without its header."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
 def output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
     """The one clear line for an operating-system error met while writing `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from matchcut.data.clips import ClipConfig
-from matchcut.errors import TrainingError
+from matchcut.errors import ModelError, TrainingError
 from matchcut.models.mask_vos_form import FORMS, MaskVOSForm
 from matchcut.training.config import OptimiserConfig, TrainConfig, read_config
 from matchcut.training.loop import train
@@ -189,6 +189,7 @@ def test_masks_join_on_schedule_and_are_made_anew(videos: Path, tmp_path: Path) 
     assert [row["epoch"] for row in rows if "masks" not in row] == [0, 0] and len(rows) == 8
     assert [line.split(":")[0] for line in said if "clusters of 3 videos" in line] == ["epoch 2", "epoch 4"]
     assert {path.name for path in (tmp_path / "run" / "pictures").iterdir()} == {
+        "affinities-0004.png",
         "predictions-0004.png",
         "pseudo_masks-0004.png",
     }
@@ -310,6 +311,26 @@ def test_the_weights_say_what_they_are_of(videos: Path, tmp_path: Path) -> None:
         about = json.loads(file.metadata()["network"])
     assert about["model"] == "mask-vos" and about["form"]["backbone"] == "test_resnet"
     assert about["mean"] == pytest.approx([0.5, 0.5, 0.5])
+
+
+def test_a_recipe_may_name_another_backbone(videos: Path, tmp_path: Path) -> None:
+    made = objective(videos, tmp_path, form="resnet18-light", backbone="test_resnet")
+    assert made.network.backbone.name == "test_resnet" == made.about_network()["form"]["backbone"]
+    with pytest.raises(ModelError, match="no_such"):
+        objective(videos, tmp_path, backbone="no_such")
+
+
+def test_videos_of_one_frame_are_named(videos: Path, tmp_path: Path) -> None:
+    root, said = tmp_path / "data" / "one", list[str]()
+    root.mkdir(parents=True)
+    (root / "0.png").write_bytes((videos / "video0" / "00000.png").read_bytes())
+    MaskVOSObjective(recipe(), [videos, root.parent], tmp_path, said.append)
+    assert said == ["1 of 4 videos have a single frame: they show no motion"]
+
+
+def test_correspondence_alone_draws_affinities(videos: Path, tmp_path: Path) -> None:
+    train(recipe({"masks": 0.0}), videos, tmp_path / "run", device="cpu")
+    assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["affinities-0001.png"]
 
 
 # --- recipes

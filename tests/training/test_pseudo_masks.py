@@ -8,11 +8,11 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from matchcut.errors import ShapeError
+from matchcut.training.pictures import QUERIES, draw_affinities, draw_sheet
 from matchcut.training.pseudo_masks import (
     ObjectRule,
     candidates,
     choose_objects,
-    draw_sheet,
     k_means,
     snap_to_edges,
     transport_clusters,
@@ -199,3 +199,16 @@ def test_the_sheet_shows_frames_clusters_and_masks():
     assert (sheet[80:160, :120] != frames[0]).any(2).mean() > 0.9
     with pytest.raises(ShapeError, match="as many label maps as frames, got 6, 5 and 6"):
         draw_sheet(frames, clusters[:5], clusters)
+
+
+def test_affinities_are_brightest_where_the_cell_came_from() -> None:
+    """Each cell has a key of its own, and everything moves by two cells to the right."""
+    own = torch.eye(48).view(48, 6, 8)
+    keys = torch.stack([own, own.roll(2, 2)])[None]
+    frames = np.full((1, 60, 80, 3), 200, np.uint8)
+    sheet = draw_affinities(frames, frames, keys)
+    assert sheet.shape == (60, 320, 3) and sheet.dtype == np.uint8
+    for place, (y, x) in enumerate(QUERIES, 1):
+        heat = sheet[:, 80 * place : 80 * place + 80, 0].astype(int) - sheet[:, 80 * place : 80 * place + 80, 2]
+        row, column = np.unravel_index(heat.argmax(), heat.shape)
+        assert (row // 10, column // 10) == (int(6 * y), (int(8 * x) - 2) % 8)

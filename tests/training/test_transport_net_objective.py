@@ -158,3 +158,13 @@ def test_clips_are_refused(root, tmp_path):
 def test_recipes_that_come_along_can_be_read(name, request):
     config = read_config(request.config.rootpath / "recipes" / f"{name}.toml")
     assert config.objective == "transport-net" and config.data.length == 1
+
+
+def test_how_it_is_to_be_run_and_its_backbones_travel_with_the_weights(root, tmp_path):
+    settings = {"camera": False, "size": 96, "square": True, "appearance": "resnet18d"}
+    network = trained_transport_net(train(recipe(**settings), root, tmp_path / "run", device="cpu"))
+    assert (network.camera, network.size, network.square) == (False, 96, True)
+    assert network.backbone.name == "resnet18d" and network.motion.name == "resnet18"
+    with pytest.raises(ModelError, match="has features of one stride alone"):
+        train(recipe(motion="vit_tiny_patch16_224"), root, tmp_path / "other", device="cpu")
+    assert not (tmp_path / "other").exists()

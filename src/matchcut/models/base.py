@@ -69,7 +69,8 @@ class AutomaticModel(Protocol):
     """A model that finds the primary moving object of a frame with no prompt.
 
     It may also state `size`, the short side in pixels of the frames it wants; `square`, whether they are squashed to
-    size x size; and `multiple`, what both sides are to be a multiple of.
+    size x size; `multiple`, what both sides are to be a multiple of; and `camera`, whether the camera's own motion is
+    taken off the flow (it is where this is not stated).
     """
 
     def segment(self, image: Tensor, flow: Tensor) -> Tensor:
@@ -77,6 +78,5 @@ class AutomaticModel(Protocol):
 
         Args:
             image: (B, 3, H, W) in [0, 1], RGB.
-            flow: (B, 3, H, W) in [0, 1]: optical flow to the next frame, the camera's own taken off, as a picture by
-                the colour wheel.
+            flow: (B, 3, H, W) in [0, 1]: optical flow to the next frame, as a picture by the colour wheel.
         """

@@ -71,6 +71,8 @@ class TransportNetSettings:
     """Short side, in pixels, of the frames that it sees."""
     square: bool = False
     """Bring frames to size x size, as the paper does with 512 x 512, whatever their shape."""
+    camera: bool = True
+    """Take the camera's own motion off the flow that it is shown."""
     blind: bool = False
     """Show it no motion: what the frame alone tells."""
 
@@ -102,6 +104,9 @@ class TransportNet(nn.Module):
         settings: TransportNetSettings | None = None,
     ) -> None:
         super().__init__()
+        for one in (appearance, motion):
+            if one.is_vit:
+                raise ModelError(f"{one.name}: has features of one stride alone; expected a CNN with those of four")
         if not {*form.matched} <= {*form.stages}:
             raise ModelError(f"matched {form.matched}: expected some of the stages {form.stages}")
         channels = list(zip(channels_of(appearance), channels_of(motion), strict=True))
@@ -136,7 +141,7 @@ class TransportNet(nn.Module):
 
     def _set(self, settings: TransportNetSettings) -> None:
         self.settings = settings
-        self.size, self.square, self.multiple = settings.size, settings.square, 32
+        self.size, self.square, self.camera, self.multiple = settings.size, settings.square, settings.camera, 32
 
     def streams(self, image: Tensor, flow: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Features of both streams a stage, the finest first, as they go into the layers: (B, C, h, w) each."""

@@ -19,7 +19,7 @@ from matchcut.data.clips import ClipConfig
 from matchcut.data.listing import VIDEOS
 from matchcut.data.sequence import Sequence as Sequenced
 from matchcut.errors import DatasetError, PromptError
-from matchcut.files import atomic_path, make_folder, write_csv
+from matchcut.files import atomic_path, make_folder, read_csv, write_csv
 from matchcut.masks import write_mask
 from matchcut.matching.factorised import GroupedTransport, LongShortTransport
 from matchcut.models.transport_net import TransportNet
@@ -157,7 +157,7 @@ def table_3(
 ) -> list[Path]:
     """Table 3: what the layer, its places and the edge loss bring: J of networks that differ in nothing else.
 
-    A run that was interrupted goes on.
+    A run that was interrupted goes on, and rows that the folder's table has from other runs stay in it.
 
     Args:
         root: what is scored on, in the layout of DAVIS-2016 or FBMS.
@@ -171,7 +171,9 @@ def table_3(
         DatasetError, TrainingError, ModelError, OutputError: the data, recipe or folder cannot be used.
     """
     _check_rows(only, ROWS)
-    train, benchmark, rows = training_loop(), _benchmark(root, "automatic"), []
+    train, benchmark = training_loop(), _benchmark(root, "automatic")
+    table, head = out / f"table-3-{seed}.csv", ["layer", "J", "F", "J as published"]
+    rows = {row[0]: row for row in read_csv(table)} if table.exists() else {}
     base = recipe if isinstance(recipe, TrainConfig) else read_config(recipe) if recipe else SMALL
     for name in only or ROWS:
         changes, published = ROWS[name]
@@ -181,15 +183,10 @@ def table_3(
         if changes.get("still") == 1.0:
             network = network.with_settings(blind=True)
         found = _scores(benchmark, root, folder / "scored", network, say)
-        rows.append(
-            [
-                name,
-                *(f"{100 * found[one]:.1f}" for one in ("J-Mean", "F-Mean")),
-                "" if published is None else str(published),
-            ]
-        )
-        say(f"{name}, seed {seed}: J {rows[-1][1]}, F {rows[-1][2]}")
-    return [write_csv(out / f"table-3-{seed}.csv", ["layer", "J", "F", "J as published"], rows)]
+        j, f = (f"{100 * found[one]:.1f}" for one in ("J-Mean", "F-Mean"))
+        rows[name] = [name, j, f, "" if published is None else str(published)]
+        say(f"{name}, seed {seed}: J {j}, F {f}")
+    return [write_csv(table, head, [rows[name] for name in ROWS if name in rows])]
 
 
 def figure_4(

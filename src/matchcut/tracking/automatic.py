@@ -95,6 +95,7 @@ class Segmenter:
         self.size: int | None = size or getattr(model, "size", None)
         self.square: bool = getattr(model, "square", False)
         self.multiple: int = getattr(model, "multiple", 1)
+        self.camera: bool = getattr(model, "camera", True)
         self.flow = flow or FlowSource()
         self.seconds: dict[str, float] = {}
         """Spent since the start: waiting for frames and flow, in the network, enlarging, waiting for files."""
@@ -132,7 +133,7 @@ class Segmenter:
                 self.flow.missing.append(video.frame_name(one["frame"]))
             timeline.mark(one["frame"], {1: one["confidence"]}, chain)
         first = max(len(done) - 1, 0)  # the flow of a scene's last frame leads to the one before
-        moving = with_motion(self._resized(video.frames(first)), video.frame_name, self.flow)
+        moving = with_motion(self._resized(video.frames(first)), video.frame_name, self.flow, camera=self.camera)
 
         def put(frame: int, labels: LabelMap, sure: float, still: bool, cut: bool) -> None:
             timeline.put(frame, labels, {1: sure}, chain)
@@ -184,7 +185,7 @@ class Segmenter:
             *(video.frame_name(0), video.frame_name(len(video) - 1)),
             *(type(self.model).__qualname__, getattr(backbone, "weights", None)),
             *(getattr(self.model, "form", None), getattr(self.model, "settings", None)),
-            *(self.size, self.square, str(self.dtype), self.flow.camera, self.flow.identity),
+            *(self.size, self.square, str(self.dtype), self.camera, self.flow.identity),
             *((str(one), one.stat().st_size, one.stat().st_mtime_ns) for one in files),
         )
         return hashlib.sha256(repr(seen).encode()).hexdigest()

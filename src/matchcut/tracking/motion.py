@@ -53,16 +53,13 @@ class FlowSource:
         folder: of precomputed flow, `<frame name>.flo`, .npz, .npy or .png, each to the next frame (of the last, if it
             is there, to the one before). Frames whose file is missing get computed flow, and are named in `missing`.
         cache: folder where computed flow is kept, by what it was computed of, and taken from if it is there.
-        camera: take the camera's own motion off.
 
     Raises:
         VideoError: no such folder, or it holds no flow.
     """
 
-    def __init__(
-        self, compute: FlowOf = dis_flow, folder: Path | None = None, cache: Path | None = None, camera: bool = True
-    ) -> None:
-        self.compute, self.cache, self.camera = compute, cache, camera
+    def __init__(self, compute: FlowOf = dis_flow, folder: Path | None = None, cache: Path | None = None) -> None:
+        self.compute, self.cache = compute, cache
         self.name: str = str(folder) if folder else getattr(compute, "name", getattr(compute, "__name__", "own"))
         self.identity = self.name, str(getattr(compute, "weights", ""))
         """What the flow depends on besides frames and files."""
@@ -76,11 +73,14 @@ class FlowSource:
         if cache is not None:
             make_folder(cache)
 
-    def of(self, name: str, first: Frame, second: Frame, *, file: bool = True) -> tuple[Frame, bool]:
+    def of(
+        self, name: str, first: Frame, second: Frame, *, file: bool = True, camera: bool = True
+    ) -> tuple[Frame, bool]:
         """The picture of the flow of the frame called `name`, and whether nothing moves in it.
 
         Args:
             file: whether a precomputed file of this frame leads to `second`.
+            camera: take the camera's own motion off.
 
         Raises:
             VideoError: its file is damaged.
@@ -95,7 +95,7 @@ class FlowSource:
         if found.dtype == np.uint8:
             return found.astype(np.uint8), False  # drawn by somebody: how fast it is cannot be known
         flow = found.astype(np.float32)
-        if self.camera:
+        if camera:
             flow = flow - camera_flow(flow)
         return draw_flow(flow), motion_of(flow) < STILL
 
@@ -111,13 +111,14 @@ class FlowSource:
 
 
 def with_motion(
-    frames: Iterable[tuple[int, Pair]], name: Callable[[int], str], source: FlowSource
+    frames: Iterable[tuple[int, Pair]], name: Callable[[int], str], source: FlowSource, *, camera: bool = True
 ) -> Iterator[tuple[int, Moving]]:
     """Each frame with the flow to the next; of the last of a scene, to the one before.
 
     Args:
         frames: each as it is and as the network sees it.
         name: of a frame, by its index.
+        camera: take the camera's own motion off.
     """
     before: Pair | None = None
     held: tuple[int, Pair] | None = None
@@ -128,8 +129,9 @@ def with_motion(
             other = before if ends else after
             drawn, still = np.full_like(pair[1], 255), True
             if other is not None:
-                onwards = not ends or after is None  # a file at the end of a scene leads over the cut
-                drawn, still = source.of(name(at), pair[1], other[1], file=onwards)
+                # A file at the end of a scene leads over the cut; of the last frame there mostly is none.
+                file = not ends or (after is None and name(at) in source.files)
+                drawn, still = source.of(name(at), pair[1], other[1], file=file, camera=camera)
             yield at, Moving(*pair, drawn, still, before is None)
             before = None if ends else pair
         if after is not None:

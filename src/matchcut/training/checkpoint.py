@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ def read_latest(folder: Path, say: Say) -> tuple[dict[str, Any], Path] | None:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            problems.append(f"{path}: cannot be read as a checkpoint ({_line(error)})")
+            problems.append(f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {_line(error)})")
             continue
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             problems.append(f"{path}: is no checkpoint of a training run")
@@ -177,4 +178,5 @@ def recipe_of(path: Path) -> dict[str, Any]:
 def _line(error: Exception) -> str:
     """The first line of an error that says something: torch's begins with a heading."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no reason given"]
-    return lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else lines[0]
+    told = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else lines[0]
+    return shorten(told, 160, placeholder=" ...")  # all keys of a network may be in it

@@ -39,7 +39,7 @@ def stop_unless_finite(
     with atomic_path(path) as temporary:
         save_file(tensors, temporary)
     raise TrainingError(
-        f"{place}: {what}; its batch is in {path}, weights before it are kept; try a lower optimiser.rate, "
+        f"{place}: {what}; its batch is in {path}, the latest checkpoint is kept; try a lower optimiser.rate, "
         "optimiser.clip, or precision float32"
     )
 

@@ -8,7 +8,7 @@ the cross-entropy; how many rounds of refinement are trained is drawn anew each 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from matchcut.training.losses import (
 )
 from matchcut.training.mask_vos_settings import MaskVOSTraining
 from matchcut.training.objectives import OBJECTIVES, Batch, Losses, Objective, Say
+from matchcut.training.pictures import draw_affinities, draw_sheet
 from matchcut.training.practice import (
     OBJECTS,
     OTHERS,
@@ -49,7 +50,7 @@ from matchcut.training.practice import (
     pasted_clip,
     spoil,
 )
-from matchcut.training.pseudo_masks import Clusters, draw_sheet
+from matchcut.training.pseudo_masks import Clusters
 from matchcut.training.views import grid_between, to_images
 from matchcut.video.overlay import draw_overlay
 from matchcut.weights.specs import WEIGHTS
@@ -70,9 +71,11 @@ class MaskVOSObjective(Objective):
         for problem in problems:
             say(f"left out: {problem}")
         pasted = self.settings.masks > 0 and self.settings.pasted > 0 and self.settings.there_and_back < 1
+        if single := sum(one.total == 1 for one in videos):
+            say(f"{single} of {len(videos)} videos have a single frame: they show no motion")
         self.samples = Clips(videos, config.data, seed=config.seed, cache=cache, others=OTHERS * pasted)
         self._reader = FrameReader(videos, config.data.side, cache, keep_images=config.data.cache)
-        self.network = make_network(self.settings.form, self.settings.start)
+        self.network = make_network(self.settings.form, self.settings.start, self.settings.backbone)
         self.clusters: dict[int, Clusters] = {}
         """Of each video, by its place in the list."""
 
@@ -285,8 +288,12 @@ class MaskVOSObjective(Objective):
     # --- pictures
 
     def pictures(self, batch: Batch, epoch: int) -> dict[str, Frames]:
-        """Clusters and pseudo masks as in Figures S1-S4; and masks carried: given, coarse, and by each mode."""
+        """What cells of the last frame match in the first; clusters and pseudo masks as in Figures S1-S4; and masks
+        carried: given, coarse, and by each mode."""
         settings, drawn = self.settings, dict[str, Frames]()
+        clips = batch["frames"][:4, 0]
+        keys = self._keys(to_images(clips[:, [0, -1]])).float()
+        drawn["affinities"] = draw_affinities(clips[:, 0].cpu().numpy(), clips[:, -1].cpu().numpy(), keys)
         if settings.masks == 0 or epoch < settings.masks_from:
             return drawn
         if self.clusters:
@@ -313,17 +320,18 @@ class MaskVOSObjective(Objective):
         return drawn
 
 
-def make_network(form: str, start: str) -> MaskVOS:
-    """The network of a form; ImageNet's weights for its backbones come from an installed package or from timm.
+def make_network(form: str, start: str, backbone: str = "") -> MaskVOS:
+    """The network of a form, with another backbone where one is named; ImageNet's weights come from a package that is
+    installed, or from timm.
 
     Raises:
         ModelError: they cannot be had.
     """
-    spec = FORMS[form]
+    spec = replace(FORMS[form], backbone=backbone) if backbone else FORMS[form]
     packaged = WEIGHTS["efficientnet-lite0-imagenet"]
     if start == "imagenet" and packaged.backbone == spec.backbone and spec.mask_encoder is None:
         return MaskVOS(packaged_backbone(packaged, spec.stages, spec.stride), spec)
-    return build_mask_vos(form, pretrained=start == "imagenet")
+    return build_mask_vos(spec, pretrained=start == "imagenet")
 
 
 def overlap(scores: Tensor, labels: Tensor) -> Tensor:

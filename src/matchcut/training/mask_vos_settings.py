@@ -14,6 +14,8 @@ class MaskVOSTraining:
 
     form: str = "small"
     """Of the network, by its name in `matchcut.models.mask_vos_form.FORMS`."""
+    backbone: str = ""
+    """Another one than the form's: any of timm with the form's strides."""
     start: Literal["imagenet", "scratch"] = "imagenet"
     """Of the backbones."""
     norms: Literal["frozen", "trained"] = "frozen"

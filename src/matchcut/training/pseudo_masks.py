@@ -18,7 +18,6 @@ from torch import Tensor
 
 from matchcut.errors import ShapeError
 from matchcut.matching.transport import sinkhorn
-from matchcut.video.overlay import draw_overlay
 
 Labels = NDArray[np.uint8]
 Frames = NDArray[np.uint8]
@@ -222,33 +221,6 @@ def snap_to_edges(frame: Frames, labels: Labels, *, radius: int = 8, softness: f
         snapped[soft > best] = number
         best = np.maximum(best, soft)
     return snapped
-
-
-def draw_sheet(frames: Frames, clusters: Labels, objects: Labels, *, columns: int = 5) -> Frames:
-    """A picture as in Figures S1-S4: frames of a clip, below them their clusters, below those the pseudo masks.
-
-    Args:
-        frames: (T, H, W, 3); of these, `columns` evenly spaced ones are drawn.
-        clusters, objects: (T, h, w), enlarged to the frames.
-
-    Returns:
-        RGB uint8 (3 * H, columns * W, 3).
-
-    Raises:
-        ShapeError: not as many label maps as frames.
-    """
-    if not len(frames) == len(clusters) == len(objects) or not len(frames):
-        raise ShapeError(
-            f"expected as many label maps as frames, got {len(frames)}, {len(clusters)} and {len(objects)}"
-        )
-    size = (frames.shape[2], frames.shape[1])
-    rows = []
-    for index in np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int):
-        frame = frames[index]
-        kind, mask = (cv2.resize(one[index], size, interpolation=cv2.INTER_NEAREST) for one in (clusters, objects))
-        drawn = draw_overlay(frame, kind + np.uint8(1), alpha=0.7, contour=0, ids=False)
-        rows.append(np.concatenate([frame, drawn, draw_overlay(frame, mask, ids=False)]))
-    return np.concatenate(rows, 1)
 
 
 def _points(keys: Tensor, count: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from matchcut.data.moving import MovingConfig, MovingFrames, find_sequences
 from matchcut.errors import TrainingError
-from matchcut.models.transport_net import FORMS, Matching, TransportNet, build_transport_net
+from matchcut.models.transport_net import FORMS, Matching, TransportNet, TransportNetSettings, build_transport_net
 from matchcut.training.config import TrainConfig, parse
 from matchcut.training.objectives import OBJECTIVES, Batch, Losses, Objective, Say
 from matchcut.training.views import to_images
@@ -50,6 +50,12 @@ class TransportNetTraining:
     pasted: float = 0.0
     camera: bool = True
     """See `MovingConfig`."""
+    appearance: str = ""
+    motion: str = ""
+    """Other backbones than the form's: any CNN of timm with strides 4 to 32."""
+    size: int = TransportNetSettings.size
+    square: bool = TransportNetSettings.square
+    """How what is trained is to be run: see `TransportNetSettings`."""
 
     def __post_init__(self) -> None:
         if min(self.edge, self.overlap) < 0:
@@ -75,7 +81,8 @@ class TransportNetObjective(Objective):
         """The form, and what the backbones take off their input."""
         backbone = self.network.backbone
         numbers = {"mean": backbone.mean.flatten().tolist(), "std": backbone.std.flatten().tolist()}
-        return {"model": "transport-net", "form": asdict(self.network.form), **numbers}
+        run = {name: getattr(self.settings, name) for name in ("size", "square", "camera")}
+        return {"model": "transport-net", "form": asdict(self.network.form), "settings": run, **numbers}
 
     def loss(self, batch: Batch, epoch: int) -> Losses:
         """Cross-entropy of the mask and, weighted, of its edge (Eq. 11)."""
@@ -119,6 +126,7 @@ def make_network(settings: TransportNetTraining) -> TransportNet:
         ModelError: they cannot be had, or the form does not fit its backbones.
     """
     asked = {name: getattr(settings, name) for name in ("matching", "matched", "residual", "place")}
+    asked |= {name: getattr(settings, name) for name in ("appearance", "motion") if getattr(settings, name)}
     form = replace(FORMS[settings.form], **asked, edge=settings.edge > 0)
     packaged = WEIGHTS["efficientnet-lite0-imagenet"]
     if settings.start == "imagenet" and {form.appearance, form.motion} == {packaged.backbone}:

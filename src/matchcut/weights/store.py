@@ -18,7 +18,7 @@ from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.label_propagation import PRESETS, LabelPropagation
 from matchcut.models.mask_vos import MaskVOS
 from matchcut.models.mask_vos_form import MaskVOSForm
-from matchcut.models.transport_net import TransportNet, TransportNetForm
+from matchcut.models.transport_net import TransportNet, TransportNetForm, build_transport_net
 from matchcut.weights.specs import MODELS, WEIGHTS, Model, PropagationModel, Weights, model_name
 
 Network = TypeVar("Network", MaskVOS, TransportNet)
@@ -114,21 +114,22 @@ def trained_mask_vos(path: Path) -> MaskVOS:
         form = MaskVOSForm(**parts)
         return MaskVOS(Backbone(form.backbone, form.stages, form.stride), form)
 
-    return _trained(path, "mask-vos", build, ("backbone",))
+    return _trained(path, "mask-vos", build, ("backbone",))[0]
 
 
 def trained_transport_net(path: Path) -> TransportNet:
     """As `trained_mask_vos`."""
 
     def build(parts: dict[str, Any]) -> TransportNet:
-        form = TransportNetForm(**parts)
-        appearance, motion = (Backbone(name, form.stages, 32) for name in (form.appearance, form.motion))
-        return TransportNet(appearance, motion, form)
+        return build_transport_net(TransportNetForm(**parts))
 
-    return _trained(path, "transport-net", build, ("backbone", "motion"))
+    network, about = _trained(path, "transport-net", build, ("backbone", "motion"))
+    return network.with_settings(**about.get("settings", {}))  # weights from before it was kept have none
 
 
-def _trained(path: Path, model: str, build: Callable[[dict[str, Any]], Network], streams: tuple[str, ...]) -> Network:
+def _trained(
+    path: Path, model: str, build: Callable[[dict[str, Any]], Network], streams: tuple[str, ...]
+) -> tuple[Network, dict[str, Any]]:
     tensors, about = _read_trained(path)
     if about.get("model") != model:
         raise ModelError(f"{path}: does not say that it holds a trained {model}; give a run's weights.safetensors")
@@ -147,7 +148,7 @@ def _trained(path: Path, model: str, build: Callable[[dict[str, Any]], Network],
     for backbone in (getattr(network, one) for one in streams):
         if not backbone.is_vit:
             fold_batch_norms(backbone.net)
-    return network
+    return network, about
 
 
 def _read_trained(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
