@@ -2,7 +2,6 @@
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -64,7 +63,7 @@ def draw_affinities(first: Frames, last: Frames, keys: Tensor) -> Frames:
         for y, x in ((int(down * rows), int(across * columns)) for down, across in QUERIES):
             at = int((x + 0.5) * width / columns), int((y + 0.5) * height / rows)
             cv2.circle(marked, at, max(3, height // 40), (255, 255, 0), -1)
-            weights = (torch.einsum("c,chw->hw", other[:, y, x], one) / TEMPERATURE).flatten().softmax(0)
+            weights = ((other[:, y, x, None, None] * one).sum(0) / TEMPERATURE).flatten().softmax(0)
             heat = (weights / weights.max()).view(rows, columns).cpu().numpy()
             large = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
             shown.append((grey * (1 - large) + np.array([255, 160, 0], np.float32) * large).astype(np.uint8))
