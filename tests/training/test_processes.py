@@ -50,8 +50,12 @@ def test_a_run_killed_at_any_moment_goes_on_as_if_nothing_had_been(tmp_path: Pat
     assert list(out.glob(".*")) == []
 
 
-def compare_two_processes_with_one(tmp_path: Path, data: Path, two: Path, one: Path, close: float) -> None:
-    """Train by one recipe in two processes and by the other in one: what is logged, and what comes out, is the same."""
+def compare_two_processes_with_one(tmp_path: Path, data: Path, two: Path, one: Path, close: float) -> str:
+    """Train by one recipe in two processes and by the other in one: what is logged, and what comes out, is the same.
+
+    Returns:
+        What the two said.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", TOY]
     arguments = [str(two), str(data), str(tmp_path / "two")]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=240)
@@ -65,17 +69,22 @@ def compare_two_processes_with_one(tmp_path: Path, data: Path, two: Path, one: P
     first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     for name in first:
         torch.testing.assert_close(first[name], second[name], rtol=10 * close, atol=close)
+    return done.stdout
 
 
 def test_two_processes_have_the_losses_of_one_with_twice_the_batch(tmp_path: Path) -> None:
     """In float32, where sums of other orders differ by 1e-6 or so a step; without noise and batch norm, which are a
     process's own. The late head is unused in the first epoch."""
     data = write_videos(tmp_path / "data", 9, 5, 7)
+    for frame in (2, 6):
+        (data / "video0" / f"{frame:05d}.jpg").write_bytes(b"no picture")
     settings = "noise = 0, norm = false"
     two = write_recipe(tmp_path, settings=settings)
     (tmp_path / "single").mkdir()
     one = write_recipe(tmp_path / "single", settings=settings, batch_size="4")
-    compare_two_processes_with_one(tmp_path, data, two, one, 1e-4)
+    said = compare_two_processes_with_one(tmp_path, data, two, one, 1e-4)
+    assert said.count("cannot be read; it is skipped") == 2  # whichever process met it
+    assert "2 frames could not be read and were skipped" in said
 
 
 MASK_VOS = """

@@ -74,6 +74,15 @@ def from_others(rows: Tensor) -> Tensor | None:
     return None if len(gathered) == 1 else torch.cat([gathered[:rank], gathered[rank + 1 :]]).flatten(0, 1)
 
 
+def union_of_all(names: set[str]) -> set[str]:
+    """What any of the processes has."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return names
+    gathered: list[set[str]] = [set()] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, names)
+    return set().union(*gathered)
+
+
 class _Gather(torch.autograd.Function):
     """The same tensor of all processes, stacked; each gets the sum of the gradients that its own has in all of them."""
 

@@ -16,7 +16,7 @@ from matchcut.training import mask_vos as _mask_vos  # noqa: F401  (they enter t
 from matchcut.training import transport_net as _transport_net  # noqa: F401
 from matchcut.training.checkpoint import WEIGHTS, Run, about_run, checkpoints, clean, load_weights, read_latest
 from matchcut.training.config import TrainConfig
-from matchcut.training.distributed import EPOCH, MAKE, STEP, launched, seed_all, share_buffers
+from matchcut.training.distributed import EPOCH, MAKE, STEP, launched, seed_all, share_buffers, union_of_all
 from matchcut.training.failures import explained, stop_unless_finite
 from matchcut.training.loading import Batches, keys_of_steps
 from matchcut.training.objectives import Batch, Losses, Objective, Say, find_objective
@@ -151,8 +151,10 @@ def _loop(fabric: Fabric, config: TrainConfig, run: Run, out: Path, record: Reco
         if record and (run.step == total or time.monotonic() - saved >= 60 * config.save_minutes):
             run.save(out, config)
             saved = time.monotonic()
-    if unread:
-        say(f"{len(unread)} frames could not be read and were skipped")
+    everywhere = union_of_all(unread)
+    _name_unreadable(sorted(everywhere), unread, say)
+    if everywhere:
+        say(f"{len(everywhere)} frames could not be read and were skipped")
 
 
 class _Loss(nn.Module):
