@@ -94,7 +94,7 @@ def test_a_still_video_is_said_to_be_one(segment, tmp_path):
 def test_one_frame(segment, tmp_path):
     write_png(tmp_path / "only.png", ground(0))
     code, said, _ = segment(tmp_path / "only.png", "-o", tmp_path / "out", *FAST)
-    assert code == 0 and "nothing moves" in said and (tmp_path / "out" / "masks" / "only.png").exists()
+    assert code == 0 and "a single frame shows no motion" in said and (tmp_path / "out" / "masks" / "only.png").exists()
 
 
 def test_cuts_are_said(segment, tmp_path):

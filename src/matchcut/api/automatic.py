@@ -164,7 +164,8 @@ def remarks(video: Video, segmenter: Segmenter) -> list[str]:
     """What a user should know of the video that was segmented last, a line each."""
     lines, count = [], len(video)
     if len(segmenter.still) == count:
-        lines.append("nothing moves in this video: the object was looked for by appearance alone, and may be another")
+        what = "a single frame shows no motion" if count == 1 else "nothing moves in this video"
+        lines.append(f"{what}: the object was looked for by appearance alone, and may be another")
     elif segmenter.still:
         lines.append(
             f"nothing moves in {len(segmenter.still)} of {count} frames: there it was found by appearance alone"
