@@ -106,11 +106,11 @@ def test_cuts_are_said(segment, tmp_path):
 
 def test_precomputed_flow_with_a_gap(segment, clip, tmp_path):
     (tmp_path / "flow").mkdir()
-    for index in range(COUNT - 1):
+    for index in (0, 1, 2, 4):  # of the last frame there is none to the next, which nobody needs to be told
         write_flow(tmp_path / "flow" / f"{index:05d}.flo", np.zeros((*SIZE, 2), np.float32))
     code, said, _ = segment(clip, "-o", tmp_path / "out", *FAST, "--flow", tmp_path / "flow")
-    assert code == 0 and "1 frames had no precomputed flow (00005)" in said
-    assert record(tmp_path / "out")["flow_computed_instead"] == ["00005"]
+    assert code == 0 and "1 frames had no precomputed flow (00003)" in said
+    assert record(tmp_path / "out")["flow_computed_instead"] == ["00003"]
 
 
 def test_stopped_by_hand_it_goes_on_to_the_same_files(segment, clip, tmp_path, monkeypatch):
