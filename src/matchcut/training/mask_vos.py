@@ -45,10 +45,12 @@ from matchcut.training.practice import (
     OTHERS,
     clip_clusters,
     cluster_video,
+    deep_keys,
     fade,
     now_and_then,
     pasted_clip,
     spoil,
+    unit_keys,
 )
 from matchcut.training.pseudo_masks import Clusters
 from matchcut.training.views import grid_between, to_images
@@ -194,7 +196,14 @@ class MaskVOSObjective(Objective):
         chosen = torch.arange(count) * (clips // count)
         taken = {name: rows[chosen.to(rows.device)] for name, rows in batch.items()}
         rngs = [np.random.default_rng(seed) for seed in taken["seed"].tolist()]
-        frames, labels = (self._there_and_back if back else self._practice)(rngs, taken)
+        at_hand = None
+        if maps is not None and not back:  # gathered at once: a gather's gradient is as large as what it takes from
+            rows = (chosen[:, None] * length + torch.tensor(_shown(length))).flatten().to(batch["frames"].device)
+            at_hand = [one[rows].unflatten(0, (count, -1)) for one in maps]
+        if back:
+            frames, labels = self._there_and_back(rngs, taken)
+        else:
+            frames, labels = self._practice(rngs, taken, None if at_hand is None else at_hand[-1])
 
         # What has no object teaches nothing, and counts as a loss of 0. One clip is kept in any case: processes that
         # train together must use the same parameters.
@@ -203,11 +212,11 @@ class MaskVOSObjective(Objective):
         kept = there.nonzero()[:, 0] if share else torch.tensor([0])
         frames, labels, rngs = frames[kept], labels[kept], [rngs[one] for one in kept.tolist()]
         features = None
-        if maps is not None and self.settings.pasted == 0 and not back:  # of these frames the maps are at hand
-            # At once: the gradient of a gather is as large as what it takes from.
-            rows = torch.cat([chosen[kept] * length + at for at in _shown(length)]).to(labels.device)
-            split = zip(*(one[rows].split(len(kept)) for one in maps), strict=True)
-            features = [self.network.features([*one], to_images(frames[:, at])) for at, one in enumerate(split)]
+        if at_hand is not None and self.settings.pasted == 0:
+            features = [
+                self.network.features([one[kept, at] for one in at_hand], to_images(frames[:, at]))
+                for at in range(frames.shape[1])
+            ]
 
         shown = self.carry(frames, labels, rounds, rngs, features, forget=back)
         pairs = [(logits, labels[:, at]) for at, (_, decoded) in enumerate(shown, 1) for logits in decoded]
@@ -221,15 +230,22 @@ class MaskVOSObjective(Objective):
         parts["objects"] = parts["masks"].new_tensor(share)
         return parts["masks"] + self.settings.overlap * parts.get("overlap", parts["masks"].new_zeros(()))
 
-    def _practice(self, rngs: Sequence[np.random.Generator], batch: Batch) -> tuple[Tensor, Tensor]:
-        """Clips of up to three frames (M, T, H, W, 3) with labels (M, T, H, W), on the batch's device."""
+    def _practice(
+        self, rngs: Sequence[np.random.Generator], batch: Batch, deepest: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Clips of up to three frames (M, T, H, W, 3) with labels (M, T, H, W), on the batch's device.
+
+        Args:
+            deepest: (M, T, C, h, w) features of these frames, where they are at hand.
+        """
         settings = self.settings
         clips = batch["frames"][:, 0, _shown(batch["frames"].shape[2])].cpu().numpy()
         made = []
         for one, (rng, frames, video) in enumerate(zip(rngs, clips, batch["video"].tolist(), strict=True)):
             labels = None
             if rng.random() >= settings.pasted:
-                labels = clip_clusters(self.network.backbone, self.clusters[video], frames, snap=settings.snap).objects
+                keys = deep_keys(self.network.backbone, frames) if deepest is None else unit_keys(deepest[one])
+                labels = clip_clusters(keys, self.clusters[video], frames, snap=settings.snap).objects
             if labels is None or (settings.pasted > 0 and not labels[0].any()):
                 frames, labels = pasted_clip(rng, frames, batch["others"][one].cpu().numpy())
             made.append((frames, labels))
@@ -299,7 +315,7 @@ class MaskVOSObjective(Objective):
         if self.clusters:
             frames = batch["frames"][0, 0].cpu().numpy()
             clusters = self.clusters[int(batch["video"][0])]
-            found = clip_clusters(self.network.backbone, clusters, frames, snap=settings.snap)
+            found = clip_clusters(deep_keys(self.network.backbone, frames), clusters, frames, snap=settings.snap)
             drawn["pseudo_masks"] = draw_sheet(frames, found.clusters, found.objects)
         few = {name: rows[:4] for name, rows in batch.items()}
         frames_, labels = self._practice([np.random.default_rng(seed) for seed in few["seed"].tolist()], few)

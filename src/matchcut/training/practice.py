@@ -73,14 +73,14 @@ def pasted_clip(rng: np.random.Generator, frames: Frames, others: Frames) -> tup
 
 
 def clip_clusters(
-    backbone: nn.Module, clusters: Clusters, frames: Frames, *, rule: ObjectRule | None = None, snap: bool = True
+    keys: Tensor, clusters: Clusters, frames: Frames, *, rule: ObjectRule | None = None, snap: bool = True
 ) -> ClipClusters:
     """Pseudo masks of a clip (T, H, W, 3) by the clusters of its video; none where no cluster is soundly an object.
 
     Args:
+        keys: of the clip, by `deep_keys` or `unit_keys`.
         snap: move the objects to the edges of the picture.
     """
-    keys = deep_keys(backbone, frames)
     with torch.autocast(keys.device.type, enabled=False):
         found = clusters.assign(keys, (frames.shape[1], frames.shape[2])).cpu().numpy().astype(np.uint8)
     rule = rule or ObjectRule(objects=OBJECTS)
@@ -133,7 +133,12 @@ def deep_keys(backbone: nn.Module, frames: Frames) -> Tensor:
     device, training = next(backbone.parameters()).device, backbone.training
     maps: list[Tensor] = backbone.eval()(to_images(torch.from_numpy(frames).to(device)))
     backbone.train(training)
-    return F.normalize(maps[-1].float(), dim=1)
+    return unit_keys(maps[-1])
+
+
+def unit_keys(deepest: Tensor) -> Tensor:
+    """The deepest features (T, C, h, w) L2-normalised; float32, without gradient."""
+    return F.normalize(deepest.detach().float(), dim=1)
 
 
 def cluster_video(
