@@ -110,7 +110,7 @@ MODELS["transport-net"] = Model(
     name="transport-net",
     summary="no prompt: appearance matched to motion by optimal transport finds the primary moving object",
     weights="transport-net-small",
-    scores={"J, no prompt, 8 sequences of DAVIS-2016 train": 71.6},
+    scores={"J, no prompt, 8 sequences of DAVIS-2016 train": 71.7},
     prompted=False,
 )
 
