@@ -7,7 +7,8 @@ import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; all columns but the first to the right."""
     lines = [list(head), ["---", *["---:"] * (len(head) - 1)], *map(list, rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cost(work: Callable[[], object]) -> float:
+    """Processor seconds that something takes: other work on the machine hardly changes them."""
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
 
 
 def peak_gib() -> float:

@@ -11,8 +11,6 @@ Times are processor seconds of one thread. Without --weights features are untrai
 import argparse
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,7 +19,7 @@ import cv2
 import numpy as np
 import torch
 
-from common import DATA, machine, table
+from common import DATA, cost, machine, table
 from matchcut.training.checkpoint import load_weights
 from matchcut.training.config import read_config
 from matchcut.training.mask_vos import MaskVOSObjective
@@ -73,12 +71,6 @@ def step_of(objective: MaskVOSObjective, batch: dict[str, torch.Tensor], epoch: 
         loss, _ = objective.loss(batch, epoch)
     loss.backward()
     objective.network.zero_grad()
-
-
-def cost(work: Callable[[], object]) -> float:
-    begun = time.process_time()
-    work()
-    return time.process_time() - begun
 
 
 if __name__ == "__main__":

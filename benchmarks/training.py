@@ -11,7 +11,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import torch
 
-from common import DATA, machine, table
+from common import DATA, cost, machine, table
 from matchcut.data.clips import ClipConfig, Clips
 from matchcut.data.footage import find_videos
 from matchcut.models.backbones import Backbone
@@ -141,12 +141,6 @@ def whole_loop(config: TrainConfig, out: Path) -> float:
     OBJECTIVES["contrast"] = Timed
     train(config, Path(), out, device="cpu")
     return float(np.median(np.diff(ends)[3:]))
-
-
-def cost(work: Callable[[], object]) -> float:
-    begun = time.process_time()
-    work()
-    return time.process_time() - begun
 
 
 if __name__ == "__main__":
