@@ -187,6 +187,19 @@ def test_a_folder_with_a_run_is_not_written_over(videos: Path, config: TrainConf
         train(config, videos, unbroken, device="cpu")
 
 
+def test_a_run_that_never_began_leaves_its_folder_free(videos: Path, config: TrainConfig, tmp_path: Path) -> None:
+    root = write_videos(tmp_path / "videos", 3)
+    for path in (root / "video0").iterdir():
+        path.write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match="not one frame can be read"):
+        train(config, root, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.jsonl").touch()  # of one that has begun, and told nothing yet
+    with pytest.raises(OutputError, match="holds a run already"):
+        train(config, videos, tmp_path / "run", device="cpu")
+
+
 def test_keys_that_change_no_number_may_differ_when_resuming(
     videos: Path, config: TrainConfig, unbroken: Path, tmp_path: Path
 ) -> None:

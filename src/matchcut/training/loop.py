@@ -21,7 +21,7 @@ from matchcut.training.failures import explained, stop_unless_finite
 from matchcut.training.loading import Batches, keys_of_steps
 from matchcut.training.objectives import Batch, Losses, Objective, Say, find_objective
 from matchcut.training.optimisation import Average, clip_gradients, make_optimiser, rate_factor, set_rates
-from matchcut.training.record import Pace, Record, progress_line
+from matchcut.training.record import LOG, Pace, Record, progress_line
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -82,8 +82,13 @@ def train(
         make_folder(out)
         clean(out)
         record = Record(out, run.step, say) if fabric.is_global_zero else None
-        with closing(record) if record else nullcontext():
-            _loop(fabric, config, run, out, record, shapes)
+        try:
+            with closing(record) if record else nullcontext():
+                _loop(fabric, config, run, out, record, shapes)
+        except BaseException:
+            if record and run.step == 0:  # it never began: the folder is free for another try
+                record.discard()
+            raise
     return out / WEIGHTS
 
 
@@ -191,7 +196,7 @@ def _name_unreadable(names: Sequence[str], known: set[str], say: Say) -> set[str
 
 
 def _check_folder(out: Path, resume: bool) -> None:
-    if not resume and (checkpoints(out) or (out / WEIGHTS).exists()):  # one that ended before it has nothing to lose
+    if not resume and (checkpoints(out) or (out / LOG).exists()):
         raise OutputError(f"{out}: holds a run already; --resume goes on with it, or give another folder")
 
 

@@ -3,7 +3,9 @@
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -63,6 +65,13 @@ class Record:
             temporary.write_text("".join(one for one in whole if json.loads(one)["step"] <= step), encoding="utf-8")
         self._log = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def discard(self) -> None:
+        """Leave no trace of a run that ended before its first step; after `close`."""
+        (self.folder / LOG).unlink(missing_ok=True)
+        rmtree(self.folder / "tensorboard", ignore_errors=True)
+        with suppress(OSError):  # it holds something else
+            self.folder.rmdir()
 
     def scalars(self, step: int, epoch: int, values: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """Means of losses, gradient norm and rate, and how fast it goes, after a step."""
