@@ -43,7 +43,8 @@ def main() -> None:
             load_weights(objective.network, options.weights)
         objective.network.train()
         first, every = objective.settings.masks_from, objective.settings.masks_every
-        clustering = cost(lambda: objective.start_epoch(first, print)) / len(objective.samples.videos)
+        with torch.autocast("cpu", torch.bfloat16):  # as `train` does
+            clustering = cost(lambda: objective.start_epoch(first, print)) / len(objective.samples.videos)
         objective.network.train()
         spent: dict[int, list[float]] = {0: [], first: []}
         for step in range(options.steps):

@@ -109,7 +109,8 @@ def _loop(fabric: Fabric, config: TrainConfig, run: Run, out: Path, record: Reco
         if place == 0:
             share_buffers(objective.network)
             seed_all(config.seed, run.step, EPOCH)
-            objective.start_epoch(epoch, say)
+            with fabric.autocast():
+                objective.start_epoch(epoch, say)
             model.train()
 
         # --- one step: `parts` batches, one change of the weights

@@ -60,8 +60,9 @@ class Objective(Protocol):
     def start_epoch(self, epoch: int, say: Say) -> None:
         """Before an epoch's first step, by each process alike: the place to make pseudo masks anew.
 
-        The network is on its device, in training mode, and is brought back to it afterwards. A run that is resumed
-        within the epoch does not call this again: what it made belongs in `state_dict`.
+        It is called under autocast. The network is on its device, in training mode, and is brought back to it
+        afterwards. A run that is resumed within the epoch does not call this again: what it made belongs in
+        `state_dict`.
         """
 
     def pictures(self, batch: Batch, epoch: int) -> dict[str, NDArray[np.uint8]]:

@@ -155,4 +155,5 @@ def cluster_video(
     if cells.shape[1] < count:
         return Clusters(cells.new_zeros(count, max(1, len(cells))), cells.new_zeros(count))
     one = cells[None, :, :, None]  # as a single frame, of which the clustering takes every cell
-    return transport_clusters(one, count) if transport else k_means(one, count)
+    with torch.autocast(one.device.type, enabled=False):
+        return transport_clusters(one, count) if transport else k_means(one, count)
