@@ -52,8 +52,14 @@ def test_rows_of_table_3(matching, residual):
     mask, edge = network(image, flow)
     (mask.mean() + edge.mean()).backward()
     for name, one in network.named_parameters():
-        if not name.startswith(("backbone.net.fc", "motion.net.fc")):
-            assert one.grad is not None and one.grad.isfinite().all(), name
+        assert one.grad is not None and one.grad.isfinite().all(), name
+
+
+def test_of_the_backbones_nothing_is_kept_that_is_not_trained():
+    network = build_transport_net(FORMS["small"]).train()
+    network(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64))[0].mean().backward()
+    idle = [name for name, one in network.named_parameters() if one.grad is None and not name.startswith("edge.")]
+    assert not idle
 
 
 def test_places_of_the_layers_and_the_edge_head():

@@ -79,6 +79,11 @@ class Backbone(nn.Module):
         )
         return [features[order.index(stage)] for stage in self.stages]
 
+    def cut(self) -> None:
+        """Take out what the features do not need, in place: nothing would train it."""
+        if not self.gives_features:
+            self.net.prune_intermediate_layers(sorted(self.stages))
+
 
 def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> Any:
     if not timm.is_model(name):

@@ -100,7 +100,7 @@ class MaskVOS(nn.Module):
                 f"expected a backbone of two stages or more, and matched among them, got stages {backbone.stages} and "
                 f"matched {form.matched}"
             )
-        _cut(backbone)
+        backbone.cut()
         self.backbone, self.form = backbone, form
         self._set(settings or MaskVOSSettings())
         self.grid, self.mask_grid = form.grid, form.grid // 2
@@ -117,7 +117,7 @@ class MaskVOS(nn.Module):
             self.mask_encoder = LightMaskEncoder(form.widths, form.value)
         else:
             deep = mask_backbone or Backbone(form.mask_encoder, (3,), form.grid)
-            _cut(deep)
+            deep.cut()
             self.mask_encoder = DeepMaskEncoder(deep, form.value)
         self.decoder = MaskDecoder(form.widths, form.value, form.light)
         if form.residual:
@@ -391,9 +391,3 @@ def _as_encoded(features: FrameFeatures) -> Iterator[None]:
         return
     with torch.autocast(features.cells.device.type, dtype):
         yield
-
-
-def _cut(backbone: Backbone) -> None:
-    """Take from a backbone what its features do not need."""
-    if not backbone.gives_features:
-        backbone.net.prune_intermediate_layers(sorted(backbone.stages))

@@ -88,7 +88,7 @@ class TransportNet(nn.Module):
     """The network, and an automatic model.
 
     Args:
-        appearance, motion: backbones that give the form's stages.
+        appearance, motion: backbones that give the form's stages. What these do not need is cut out of them.
         form: of the rest.
         settings: of inference.
 
@@ -107,6 +107,7 @@ class TransportNet(nn.Module):
         for one in (appearance, motion):
             if one.is_vit:
                 raise ModelError(f"{one.name}: has features of one stride alone; expected a CNN with those of four")
+            one.cut()
         if not {*form.matched} <= {*form.stages}:
             raise ModelError(f"matched {form.matched}: expected some of the stages {form.stages}")
         channels = list(zip(channels_of(appearance), channels_of(motion), strict=True))

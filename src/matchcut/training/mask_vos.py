@@ -67,7 +67,7 @@ class MaskVOSObjective(Objective):
     network: MaskVOS
 
     def __init__(self, config: TrainConfig, roots: Sequence[Path], cache: Path, say: Say) -> None:
-        self.settings = parse(MaskVOSTraining, config.settings, "settings")
+        self.settings = parse(MaskVOSTraining, config.settings, "recipe: [settings]")
         self.settings.check(config.data, config.batch_size)
         videos, problems = find_videos(*roots)
         for problem in problems:

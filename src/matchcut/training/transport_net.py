@@ -70,7 +70,7 @@ class TransportNetObjective(Objective):
     network: TransportNet
 
     def __init__(self, config: TrainConfig, roots: Sequence[Path], cache: Path, say: Say) -> None:
-        self.settings = settings = parse(TransportNetTraining, config.settings, "settings")
+        self.settings = settings = parse(TransportNetTraining, config.settings, "recipe: [settings]")
         if config.data.length != 1 or config.data.views != 1:
             raise TrainingError("transport-net learns from single frames: set data.length = 1 and data.views = 1")
         moving = MovingConfig(settings.still, settings.pasted, settings.camera)

@@ -82,7 +82,7 @@ WEIGHTS["transport-net-small"] = Weights(
     origin="recipes/transport_net.toml on DAVIS, see docs/transport_net.md; both backbones as above",
     package="matchcut",
     file="weights/files/transport_net_small.safetensors",
-    sha256="f69dc0daf31381c91fa869859407795e0283f8602fa3283d79f43f6f58fd0674",
+    sha256="6d0422b9c84616b8924aa8549cb44dc3e7eaa17945ea2a2f83daf109fab3de5f",
     mean=(127 / 255,) * 3,
     std=(128 / 255,) * 3,
 )
