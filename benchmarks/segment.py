@@ -51,7 +51,6 @@ def forwarded(options: argparse.Namespace) -> list[str]:
 
 
 def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
-    import cv2
     import numpy as np
     import torch
     from torchvision.models.optical_flow import raft_small
@@ -61,6 +60,7 @@ def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
     from matchcut.models.raft import Raft
     from matchcut.models.transport_net import TransportNetSettings, build_transport_net
     from matchcut.tracking.automatic import FlowSource, Segmenter, with_motion
+    from matchcut.tracking.soft_masks import to_labels
     from matchcut.tracking.timeline import Timeline
 
     network: Any = matchcut.load_model("transport-net")
@@ -77,8 +77,8 @@ def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
         if row == "serial":
             for index, one in with_motion(segmenter._resized(video.frames()), video.frame_name, flow):
                 soft = segmenter._probability(one)
-                large = cv2.resize(soft, video.size[::-1], interpolation=cv2.INTER_LINEAR)
-                write_mask(Path(folder) / f"{index:05d}.png", (large > 0.5).astype(np.uint8))
+                labels = to_labels(np.stack([1 - soft, soft]), [1], video.size, "guided", frame=one.frame)
+                write_mask(Path(folder) / f"{index:05d}.png", labels)
                 times.append(time.perf_counter())
         else:
             timeline = Timeline(video, Path(folder), correctable=False)
