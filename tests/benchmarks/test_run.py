@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -269,7 +270,9 @@ def long(tmp_path):
 
 def start(*words, **options):
     command = [sys.executable, "-m", "matchcut.cli", "evaluate", *map(str, words), *WORDS]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts with & does not hear it
+    pipes: dict = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, preexec_fn=heard, **pipes, **options)
 
 
 def until(count, folder, process):
