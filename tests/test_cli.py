@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import av
@@ -309,8 +310,8 @@ def test_models_are_listed_by_the_names_that_are_typed(run, monkeypatch):
 # --- going on, and doing again
 
 
-def command(*words):
-    return [sys.executable, "-m", "matchcut.cli", "track", *map(str, words), *FAST]
+def command(*words, cli=("-m", "matchcut.cli")):
+    return [sys.executable, *cli, "track", *map(str, words), *FAST]
 
 
 def until(count, folder, process):
@@ -334,7 +335,8 @@ def test_a_killed_run_goes_on_to_the_very_same_files(track, tmp_path, at):
     film(tmp_path / "long.mkv", 90)
     write_mask(tmp_path / "mask.png", picture(at)[1])
     words = (tmp_path / "long.mkv", "--mask", tmp_path / "mask.png", "--frame", at, "--coco", "-o")
-    with subprocess.Popen(command(*words, tmp_path / "killed"), stderr=subprocess.DEVNULL) as process:
+    killed = command(*words, tmp_path / "killed", cli=[str(Path(__file__).with_name("slow_cli.py"))])
+    with subprocess.Popen(killed, stderr=subprocess.DEVNULL) as process:
         until(35, tmp_path / "killed" / "masks", process)
         os.kill(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"

@@ -94,13 +94,14 @@ edges = 4, pasted = 0.7, spoil = 0.5, there_and_back = 0.3, count = 3, mask_clip
 
 def test_so_they_have_with_all_terms_of_mask_vos(tmp_path: Path) -> None:
     """Anchors of the long-term term are those of both; what is pasted, spoilt or taken there and back is each clip's
-    own or common to all."""
+    own or common to all. By short steps: where a gradient jumps, such as at a ReLU, rounding sends two runs apart, and
+    long steps, which are the same wherever Adam has seen little, carry that on."""
     data = write_videos(tmp_path / "data", 9, 5, 7)
     paths = []
     for name, batch, clips in (("double", "2", "1"), ("single", "4", "2")):
         (tmp_path / name).mkdir()
-        changes = {"batch_size": batch, "optimiser": "{ rate = 0.001, clip = 1.0 }"}
+        changes = {"batch_size": batch, "optimiser": "{ rate = 3e-5, clip = 1.0 }"}
         changes["data"] = "{ length = 3, size = [48, 64], side = 48, views = 2, clips = 8 }"
         settings = (MASK_VOS + clips).replace("\n", " ")
         paths.append(write_recipe(tmp_path / name, settings, **changes, objective='"mask-vos"'))
-    compare_two_processes_with_one(tmp_path, data, *paths, 1e-3)
+    compare_two_processes_with_one(tmp_path, data, *paths, 1e-4)

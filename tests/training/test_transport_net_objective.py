@@ -23,7 +23,7 @@ SIZE = (128, 160)
 @pytest.fixture(scope="module", autouse=True)
 def tiny():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(FORMS, "tiny", TransportNetForm("resnet18", "resnet18", width=16, project=16, iterations=3))
+        patch.setitem(FORMS, "tiny", TransportNetForm("test_resnet", "test_resnet", width=16, project=16, iterations=3))
         yield
 
 
@@ -110,7 +110,7 @@ def test_without_edges_there_is_no_head(root, tmp_path):
 
 def test_it_learns_to_find_what_moves(root, tmp_path):
     """The disc that stands looks like the one that walks: only motion tells them apart."""
-    written = train(recipe(30, overlap=0.5, matching="long-short", residual=True), root, tmp_path / "run")
+    written = train(recipe(20, overlap=0.5, matching="long-short", residual=True), root, tmp_path / "run")
     network = trained_transport_net(written)
     assert network.form == replace(FORMS["tiny"], residual=True)
     made = objective(root, tmp_path)
@@ -128,7 +128,7 @@ def test_it_learns_to_find_what_moves(root, tmp_path):
 
 def test_weights_of_another_model_are_refused(root, tmp_path):
     written = train(recipe(), root, tmp_path / "run")
-    assert load_model("transport-net", weights=str(written)).form.appearance == "resnet18"
+    assert load_model("transport-net", weights=str(written)).form.appearance == "test_resnet"
     with pytest.raises(ModelError, match="does not say that it holds a trained mask-vos"):
         load_model("mask-vos", weights=str(written))
 
@@ -161,10 +161,10 @@ def test_recipes_that_come_along_can_be_read(name, request):
 
 
 def test_how_it_is_to_be_run_and_its_backbones_travel_with_the_weights(root, tmp_path):
-    settings = {"camera": False, "size": 96, "square": True, "appearance": "resnet18d"}
+    settings = {"camera": False, "size": 96, "square": True, "appearance": "resnet10t"}
     network = trained_transport_net(train(recipe(**settings), root, tmp_path / "run", device="cpu"))
     assert (network.camera, network.size, network.square) == (False, 96, True)
-    assert network.backbone.name == "resnet18d" and network.motion.name == "resnet18"
+    assert network.backbone.name == "resnet10t" and network.motion.name == "test_resnet"
     with pytest.raises(ModelError, match="has features of one stride alone"):
         train(recipe(motion="vit_tiny_patch16_224"), root, tmp_path / "other", device="cpu")
     assert not (tmp_path / "other").exists()
