@@ -58,7 +58,7 @@ def compare_two_processes_with_one(tmp_path: Path, data: Path, two: Path, one: P
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", TOY]
     arguments = [str(two), str(data), str(tmp_path / "two")]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=240)
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("step 6/6") == 1  # one of the two tells
     train(read_config(one), data, tmp_path / "one", device="cpu")

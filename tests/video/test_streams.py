@@ -38,7 +38,7 @@ def y4m(tmp_path_factory):
 
 def piped(data, **options):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, repr(options)], input=data, capture_output=True, check=True, timeout=60
+        [sys.executable, "-c", PROGRAM, repr(options)], input=data, capture_output=True, check=True, timeout=300
     )
     return done.stdout.decode().splitlines()
 
