@@ -1,4 +1,4 @@
-"""One thread a process, since pytest-xdist runs one a core; and where real data lies on the project's own machines."""
+"""One thread a process, since pytest-xdist runs one a core; no limits of time; and where real data lies."""
 
 import os
 
@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

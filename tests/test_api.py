@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -153,7 +153,7 @@ def test_saved_results_read_back(frames, tmp_path):
     assert len(matchcut.Video(tmp_path / "overlay.mp4")) == COUNT
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(st.data())
 def test_any_small_video_can_be_tracked(tmp_path_factory, data):
     """Random frames, masks and settings: no crash, no id that nobody gave, full size, the prompt kept."""

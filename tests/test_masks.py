@@ -21,7 +21,7 @@ from matchcut.errors import MaskError, OutputError, ShapeError
 DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 HINT = "give --threshold 0.5 to binarise it"
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 shapes = hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)
 label_maps = st.one_of(
     hnp.arrays(np.uint8, shapes),

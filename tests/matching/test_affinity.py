@@ -211,7 +211,7 @@ def problems(draw):
     return query, references, radii, window
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems(), st.integers(1, 70), st.sampled_from([0.02, 0.07, 1.0]), st.booleans(), st.booleans())
 def test_equals_the_slow_reference_on_anything(problem, top_k, temperature, shortlist, stacked):
     query, references, radii, window = problem
@@ -437,7 +437,7 @@ def test_shortlist_is_exact_where_rounding_is_at_its_worst(position):
     assert affinity(query, reference, top_k=1, shortlist=True).indices[0, 0].item() == position
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**16), st.integers(1, 12), st.sampled_from([1, 2, 4, 16]), st.integers(5, 64))
 def test_shortlist_is_exact_on_coarse_numbers(seed, top_k, levels, channels):
     # Entries just beside what bfloat16 can hold, all rounded the same way, and many ties.

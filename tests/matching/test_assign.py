@@ -137,7 +137,7 @@ def test_hard_problems_are_projected_exactly(name, quadratic):
     is_projection(plain[0], -cost / quadratic)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 9), st.integers(0, 9), st.floats(-3, 3), st.integers(0, 2**16), st.sampled_from([0, 1, 3]))
 def test_anything_is_projected_exactly(n, more, exponent, seed, levels):
     cost = torch.randn(n, n + more, generator=torch.Generator().manual_seed(seed), dtype=F64)
@@ -203,7 +203,7 @@ def test_more_projections_bring_the_residual_down():
 # --- greedy and Hungarian
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 5), st.integers(0, 2), st.integers(0, 2**16))
 def test_hungarian_is_the_cheapest(n, more, seed):
     cost = torch.randn(n, n + more, generator=torch.Generator().manual_seed(seed), dtype=F64)

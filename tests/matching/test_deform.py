@@ -33,7 +33,7 @@ def slow(offsets: Tensor, shape: tuple[int, int]) -> Tensor:
 # --- the match
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.tuples(*[st.integers(1, 6)] * 4), st.sampled_from([0.0, 0.3, 2.0, 20.0]), st.integers(0, 999), st.booleans())
 def test_it_is_the_slow_reference_and_the_dense_matrix_times_the_values(sizes, reach, seed, whole):
     offsets = reach * numbers(2, 2, *sizes[:2], seed=seed)
@@ -120,7 +120,7 @@ def test_second_derivatives_are_refused():
 # --- the convolution
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.tuples(st.integers(1, 9), st.integers(1, 9)),
     st.tuples(st.integers(1, 4), st.integers(1, 4)),

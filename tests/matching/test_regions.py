@@ -43,7 +43,7 @@ def slow_box(mask: Tensor) -> list[float]:
     return [float(one) for one in (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)] if len(ys) else [0.0] * 4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 4), st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.03, 0.2, 1.0]), st.integers(0, 999))
 def test_boxes_are_those_found_pixel_by_pixel(count, height, width, share, seed):
     soft = 1 - uniform(count, height, width, seed=seed)
@@ -94,7 +94,7 @@ def slow_iou(a: Tensor, b: Tensor) -> Tensor:
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SHAPES, st.sampled_from([0.0, 0.1, 0.6, 1.0]), st.integers(0, 999))
 def test_iou_is_that_of_each_pair(shape, share, seed):
     count, other, height, width = shape
@@ -184,7 +184,7 @@ def test_masks_are_taken_a_few_at_a_time_with_the_same_result(monkeypatch):
     torch.testing.assert_close(pool(features, masks), expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.tuples(st.integers(1, 12), st.integers(1, 12)),
     st.sampled_from([(1, 1), (14, 2), (3, 4)]),

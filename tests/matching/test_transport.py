@@ -105,7 +105,7 @@ def test_float32_is_near_the_reference(epsilon, block):
     torch.testing.assert_close(match.plan().double(), expected, atol=0.02 * max(1e-5, 1e-6 / epsilon), rtol=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(1, 3),
     st.integers(1, 12),

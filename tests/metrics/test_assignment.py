@@ -44,7 +44,7 @@ def videos(draw, truths=(0, 0, 1, 2, 3, 255), predictions=(0, 0, 1, 2, 3, 4)):
     return draw(st.lists(st.tuples(*maps), min_size=1, max_size=3))
 
 
-@settings(max_examples=60, deadline=None)  # the first call loads scipy.optimize
+@settings(max_examples=60)
 @given(videos() | videos(predictions=(0, 1)))
 def test_assign_is_the_best_of_all(frames):
     got = assign_proposals(iter(frames))

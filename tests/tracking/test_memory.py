@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from matchcut.models.base import MemoryPolicy
 from matchcut.tracking.memory import Chain, Use, chains, reference_frames
 
-quick = settings(max_examples=200, deadline=None)
+quick = settings(max_examples=200)
 
 
 @st.composite

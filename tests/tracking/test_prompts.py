@@ -79,7 +79,7 @@ def test_where_nothing_stands_out_the_box_is_the_object():
     assert found[10:40, 10:40].any() and found.sum() == found[10:40, 10:40].sum()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 40), st.integers(1, 40), st.data())
 def test_any_box_in_any_frame_gives_an_object_within_it(height, width, data):
     frame = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)

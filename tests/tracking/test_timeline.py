@@ -68,7 +68,7 @@ def test_a_frame_on_which_all_is_unknown_stays_unknown(clip, tmp_path):
     np.testing.assert_array_equal(timeline.labels(5), painted(255))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(st.integers(0, COUNT - 1), st.sets(st.integers(1, 6), min_size=1)), min_size=1, max_size=6))
 def test_folder_and_memory_agree(clip, tmp_path_factory, acts):
     folder = tmp_path_factory.mktemp("masks")
@@ -231,7 +231,7 @@ def test_dropping_and_saying_again_makes_stale(clip):
     assert timeline.stale() == list(range(1, COUNT))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(st.integers(0, COUNT - 1), st.just(1), min_size=1, max_size=5),
     st.integers(0, COUNT - 1),

@@ -188,7 +188,7 @@ def test_dropping_a_correction_runs_only_stale_frames_again(clip):
 ACTS = st.lists(st.tuples(st.integers(0, COUNT - 1), st.sampled_from([(1, 2), (1,), (2,)]), st.booleans()), max_size=6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(ACTS, st.sampled_from([Policy(), Policy(0), Policy(1, 2, "from"), Policy(5, 3, "repeat")]), st.booleans())
 def test_after_any_corrections_only_stale_frames_run_again_and_give_what_a_fresh_run_gives(clip, acts, policy, ends):
     """Each act says what a frame shows, or takes it back where that was said; a run may follow or not."""
@@ -624,7 +624,7 @@ def test_unknown_devices_and_precisions_are_named():
             Tracker(ColourModel(), device="cuda")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(0, 10**6), st.booleans(), st.booleans())
 def test_labels_and_confidence_of_any_soft_masks(objects, height, width, seed, cubic, stretch):
     soft = np.random.default_rng(seed).dirichlet([0.3] * (objects + 1), (height, width)).transpose(2, 0, 1)

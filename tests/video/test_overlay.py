@@ -56,7 +56,7 @@ def test_alpha_and_palette():
     assert (draw_overlay(frame, labels, alpha=1, contour=0, ids=False, palette=palette)[20, 20] == [1, 2, 3]).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     height=st.integers(1, 40),
     width=st.integers(1, 40),

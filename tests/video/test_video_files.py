@@ -137,7 +137,7 @@ def test_names_are_original_numbers(tmp_path):
     assert video.names() == ["00004", "00009", "00014", "00019"]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     count=st.integers(1, 24),
     start=st.integers(-26, 26),
