@@ -22,6 +22,13 @@ _compiled = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", cache
 
 
 @_compiled
+def copy(source: Any, target: Any) -> None:
+    """One vector into another. A loop: Numba takes seconds to compile an assignment to a slice."""
+    for i in range(len(source)):
+        target[i] = source[i]
+
+
+@_compiled
 def _fill(level: Any, rows: Any, matrix: Any, columns: Any, sums: Any) -> None:
     """The columns of `level` (n, m) less `rows` (n,), projected onto {x >= 0, sum <= 1}: fills `matrix`, by how much
     `columns` (m,) were lowered, and the sums of rows."""
@@ -160,7 +167,7 @@ def _ascend(level: Any, accuracy: Any, most: Any, rows: Any, columns: Any, matri
             if slope >= -0.5 * first or error <= accuracy:
                 break
             length *= min(max(first / (first - slope), 0.1), 0.5)
-        rows[:] = there
+        copy(there, rows)
         if error > accuracy:  # a step in one block of the dual: it also finds rows that have nothing
             _fill_rows(level, columns, rows)
             _fill(level, rows, matrix, columns, sums)

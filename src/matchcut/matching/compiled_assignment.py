@@ -21,7 +21,7 @@ from numba import prange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from matchcut.matching.assignment_newton import project, project_backward
+from matchcut.matching.assignment_newton import copy, project, project_backward
 from matchcut.matching.assignment_plain import Settings
 from matchcut.matching.compiled import FASTMATH, _kernel, as_many_threads_as_torch
 
@@ -77,7 +77,7 @@ def _advance(cost: Any, x: Any, level: Any, rows: Any, columns: Any, plan: Any, 
                 level[i, j] = keep * x[i, j] - plan.rate * cost[i, j]
         project(level, x, columns)
         if len(trace):
-            trace[0, n:] = columns
+            copy(columns, trace[0, n:])
         return
     if not plan.carry:
         rows[:] = 0
@@ -100,8 +100,8 @@ def _advance(cost: Any, x: Any, level: Any, rows: Any, columns: Any, plan: Any, 
         if k:
             _round(level, rows, columns, sums)
         if len(trace):
-            trace[k, :n] = rows
-            trace[k, n:] = columns
+            copy(rows, trace[k, :n])
+            copy(columns, trace[k, n:])
     for i in range(n):
         for j in range(m):
             x[i, j] = max(level[i, j] - rows[i] - columns[j], 0.0)
@@ -187,9 +187,6 @@ def _cut(source: Any, objects: Any, proposals: Any) -> Any:
 @_compiled
 def _paste(part: Any, objects: Any, proposals: Any, target: Any) -> None:
     """The reverse of `_cut`; 0 elsewhere."""
-    if part.shape == target.shape:
-        target[:] = part
-        return
     i = 0
     for row in range(len(objects)):
         j = 0
@@ -210,27 +207,29 @@ def _run(cost: Any, x: Any, plan: Any, answer: Any, objectives: Any, kept: Any) 
     if n == 0:
         objectives[:] = 0
         return 1 if plan.tolerance >= 0 else plan.steps
-    level, before = x.copy(), np.empty((n if plan.tolerance >= 0 else 0, m))
+    level, before = x.copy(), np.empty(n * m if plan.tolerance >= 0 else 0)
     rows, columns, trace = np.zeros(n), np.zeros(m), np.empty((0, n + m))
     step = 0
     while step < plan.steps:
         if plan.interval and step % plan.interval == 0:
             state = kept[step // plan.interval]
-            state[: n * m].reshape(n, m)[:] = x
-            state[n * m : 2 * n * m].reshape(n, m)[:] = level
-            state[2 * n * m : 2 * n * m + n] = rows
-            state[2 * n * m + n : 2 * n * m + n + m] = columns
+            copy(x.reshape(n * m), state[: n * m])
+            copy(level.reshape(n * m), state[n * m : 2 * n * m])
+            copy(rows, state[2 * n * m : 2 * n * m + n])
+            copy(columns, state[2 * n * m + n : 2 * n * m + n + m])
         if plan.tolerance >= 0:
-            before[:] = x
+            copy(x.reshape(n * m), before)
         _advance(cost, x, level, rows, columns, plan, trace)
-        objective = 0.0
+        objective, moved = 0.0, 0.0
         for i in range(n):
             for j in range(m):
                 objective += cost[i, j] * x[i, j]
                 answer[i, j] += plan.weight_step * x[i, j]
+                if plan.tolerance >= 0:
+                    moved = max(moved, abs(x[i, j] - before[i * m + j]))
         objectives[step] = objective
         step += 1
-        if plan.tolerance >= 0 and np.abs(x - before).max() <= plan.tolerance:
+        if plan.tolerance >= 0 and moved <= plan.tolerance:
             break
     objectives[step:] = objectives[step - 1]
     last = plan.weight_last + plan.weight_step * (plan.steps - step)
@@ -252,22 +251,22 @@ def _run_back(cost: Any, weight: Any, plan: Any, taken: Any, kept: Any, grad_cos
     x, level, rows, columns = np.empty((n, m)), np.empty((n, m)), np.empty(n), np.empty(m)
     held, ends = np.zeros((n, m)), np.zeros(n + m)
     count = min(plan.interval, taken)
-    traces, finals = np.empty((count, max(plan.rounds, 1), n + m)), np.empty((count, n, m))
+    traces, finals = np.empty((count, max(plan.rounds, 1), n + m)), np.empty((count, n * m))
     grad = (plan.weight_last + plan.weight_step * (plan.steps - taken)) * weight
     for segment in range((taken - 1) // plan.interval, -1, -1):
         first = segment * plan.interval
         end = min(first + plan.interval, taken)
         state = kept[segment]
-        x[:] = state[: n * m].reshape(n, m)
-        level[:] = state[n * m : 2 * n * m].reshape(n, m)
-        rows[:] = state[2 * n * m : 2 * n * m + n]
-        columns[:] = state[2 * n * m + n : 2 * n * m + n + m]
+        copy(state[: n * m], x.reshape(n * m))
+        copy(state[n * m : 2 * n * m], level.reshape(n * m))
+        copy(state[2 * n * m : 2 * n * m + n], rows)
+        copy(state[2 * n * m + n : 2 * n * m + n + m], columns)
         for step in range(first, end):
             _advance(cost, x, level, rows, columns, plan, traces[step - first])
-            finals[step - first] = level if plan.rounds else x
+            copy((level if plan.rounds else x).reshape(n * m), finals[step - first])
         for step in range(end - 1, first - 1, -1):
             grad += plan.weight_step * weight
-            _retreat(finals[step - first], plan, traces[step - first], grad, held, ends, grad_cost)
+            _retreat(finals[step - first].reshape(n, m), plan, traces[step - first], grad, held, ends, grad_cost)
     grad += plan.weight_start * weight
     if plan.carry:  # the start is the first level too
         grad += held
