@@ -94,8 +94,8 @@ edges = 4, pasted = 0.7, spoil = 0.5, there_and_back = 0.3, count = 3, mask_clip
 
 def test_so_they_have_with_all_terms_of_mask_vos(tmp_path: Path) -> None:
     """Anchors of the long-term term are those of both; what is pasted, spoilt or taken there and back is each clip's
-    own or common to all. By short steps: where a gradient jumps, such as at a ReLU, rounding sends two runs apart, and
-    long steps, which are the same wherever Adam has seen little, carry that on."""
+    own or common to all. By short steps: rounding tips a ReLU here and there, and Adam's long steps would carry that
+    on."""
     data = write_videos(tmp_path / "data", 9, 5, 7)
     paths = []
     for name, batch, clips in (("double", "2", "1"), ("single", "4", "2")):
