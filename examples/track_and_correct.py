@@ -9,12 +9,12 @@ out = sys.argv[1] if len(sys.argv) > 1 else "out/example"
 first = read_mask("examples/bunny_first.png")
 
 # One call: a video and a mask in, a filled timeline out.
-timeline = matchcut.track("examples/bunny.mp4", "examples/bunny_first.png", size=160)
+timeline = matchcut.track("examples/bunny.mp4", "examples/bunny_first.png", size=240)
 timeline.save(out)
 timeline.save_video(f"{out}/overlay.mp4")
 
 # The same in parts, with a correction: here the mask found on frame 20 stands in for one drawn by hand.
-tracker = matchcut.Tracker(matchcut.load_model(), size=160)
+tracker = matchcut.Tracker(matchcut.load_model(), size=240)
 timeline = matchcut.Timeline(matchcut.Video("examples/bunny.mp4", end=30))
 timeline.annotate(0, first)
 tracker.fill(timeline)
