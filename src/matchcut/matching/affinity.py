@@ -201,7 +201,7 @@ def _search(
     from matchcut.matching.compiled_search import compiled_search
 
     if shortlist is None:
-        shortlist = query.shape[2] >= 32 and _has_amx()
+        shortlist = query.shape[2] >= 32 and _multiplies_bfloat16()
     with as_many_threads_as_torch():
         return compiled_search(query, keys, plan(*sizes, tuple(radii), window, LANES), top_k, where, shortlist)
 
@@ -238,7 +238,8 @@ def _radii(radius: Radius | Sequence[Radius], count: int) -> list[Radius]:
     return radii
 
 
-def _has_amx() -> bool:
-    """Whether this processor has tiles for bfloat16 matrix products, many times faster than its float32 ones."""
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(supported and supported())
+def _multiplies_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 faster than float32: twice as fast by AVX-512, many times by AMX."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    supported = (getattr(torch.cpu, name, None) for name in names)
+    return any(one is not None and one() for one in supported)

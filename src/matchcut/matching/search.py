@@ -5,8 +5,8 @@ with the window and not with the frame squared, and memory with one block.
 
 On the CPU in float32, plain torch would spend most of its time on masking and top-k, not on the products. There the
 loops over the scores are compiled (`matchcut.matching.compiled`), and scores are only rough where the processor
-multiplies bfloat16 matrices much faster (AMX): a bound on the rounding error says which cells may belong to the top-k,
-and those are compared again in float32.
+multiplies bfloat16 matrices faster (AVX-512, AMX): a bound on the rounding error says which cells may belong to the
+top-k, and those are compared again in float32.
 """
 
 import functools
