@@ -20,6 +20,7 @@ from torch import Tensor
 
 from matchcut.errors import ShapeError
 from matchcut.matching import Affinity, Match, affinity, join
+from matchcut.matching.search import int8_levels
 
 MODULE = importlib.import_module("matchcut.matching.search")
 NEAR = 1e-5
@@ -406,7 +407,7 @@ def test_shortlist_changes_no_choice(window, radius):
 @pytest.mark.parametrize("noise", [1e-2, 3e-3, 3e-4])
 @pytest.mark.parametrize("radius", [None, 9])
 @pytest.mark.parametrize("outlier", [False, True])
-def test_keys_that_bfloat16_cannot_tell_apart_are_told_apart(noise, radius, outlier):
+def test_keys_that_rough_scores_cannot_tell_apart_are_told_apart(noise, radius, outlier):
     generator = torch.Generator().manual_seed(3)
     base = F.normalize(torch.randn(1, 48, 1, 1, generator=generator), dim=1)
     reference = base + noise * F.normalize(torch.randn(1, 48, 32, 33, generator=generator), dim=1)
@@ -418,29 +419,54 @@ def test_keys_that_bfloat16_cannot_tell_apart_are_told_apart(noise, radius, outl
     assert clear > (0.5 if noise > 1e-3 else 0.1)
 
 
-@pytest.mark.parametrize(("shortlist", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_the_shortlist_is_made_of_bfloat16(shortlist, dtype, spied):
+@pytest.mark.parametrize(("shortlist", "dtype"), [(True, torch.int32), (False, torch.float32)])
+def test_the_shortlist_is_made_of_whole_numbers(shortlist, dtype, spied):
     frame = features(1, 256, 24, 24)
     affinity(frame, frame, shortlist=shortlist)
     assert spied and all(one == dtype for *_, one in spied)
 
 
-@pytest.mark.parametrize("position", [0, 100, 255])
+@pytest.mark.parametrize("position", [1, 105, 235])
 def test_shortlist_is_exact_where_rounding_is_at_its_worst(position):
-    # bfloat16 has 8 significant bits: 1 + 2^-8 - d becomes 1, a relative error of 2^-8, in the query and in the key.
-    step, channels = 2**-8, 64
-    query = torch.full((1, channels, 1, 2), 1 + step - 2**-20)
-    query[..., 1] *= -1  # so that the mean of the query, by which keys are centred, is 0
-    reference = torch.full((1, channels, 16, 16), 1 + 0.75 * step)
-    reference.view(1, channels, 256)[:, :, position] = 1 + step - 2**-20  # the best, by far more than float32's error
-    assert affinity(query, reference, top_k=1, shortlist=False).indices[0, 0].item() == position
-    assert affinity(query, reference, top_k=1, shortlist=True).indices[0, 0].item() == position
+    # By steps of 1/127, 9.6 and 10.4 both become 10: what is lost lies along the query, in each channel.
+    def row(steps):
+        return torch.tensor([1.0] + [steps / 127] * 63)
+
+    query = torch.stack([row(10.4), -row(10.4)]).T[None, :, None]  # both signs, so that the means are 0
+    signs = torch.tensor([1.0, -1.0]).repeat_interleave(4).repeat(2)
+    reference = (row(9.6)[:, None, None] * signs).expand(-1, 16, -1).clone()
+    reference.view(64, 256)[:, position] = row(10.4)
+    for shortlist in (False, True):
+        match = affinity(query, reference[None], top_k=1, shortlist=shortlist)
+        assert match.indices[0, 0].item() == position
+
+
+def test_int8_products_are_exact_with_the_levels_used():
+    levels = int8_levels()
+    assert levels in (63, 127)
+    a, b = (torch.randint(0, 2, size) * 2 * levels - levels for size in ((600, 176), (176, 160)))
+    assert torch.equal(torch._int_mm(a.to(torch.int8), b.to(torch.int8)).long(), a @ b)
+
+
+def test_shortlist_of_fewer_levels_gives_the_same(monkeypatch):
+    query, reference = features(1, 33, 17, 19), features(1, 33, 2, 17, 19, seed=1)
+    expected = affinity(query, reference, radius=[None, 6], shortlist=True)
+    monkeypatch.setattr("matchcut.matching.compiled_search.int8_levels", lambda: 63)
+    match = affinity(query, reference, radius=[None, 6], shortlist=True)
+    assert torch.equal(match.indices, expected.indices) and torch.equal(match.scores, expected.scores)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e12])
+def test_shortlist_is_exact_for_small_and_large_features(scale):
+    query, reference = features(1, 32, 9, 11), features(1, 32, 2, 9, 11, seed=1)
+    plain, short = (affinity(scale * query, reference, shortlist=how) for how in (False, True))
+    torch.testing.assert_close(short.scores, plain.scores, atol=0, rtol=1e-5)
 
 
 @settings(max_examples=40)
 @given(st.integers(0, 2**16), st.integers(1, 12), st.sampled_from([1, 2, 4, 16]), st.integers(5, 64))
 def test_shortlist_is_exact_on_coarse_numbers(seed, top_k, levels, channels):
-    # Entries just beside what bfloat16 can hold, all rounded the same way, and many ties.
+    # Nearly alike, all rounded the same way, and many ties.
     generator = torch.Generator().manual_seed(seed)
 
     def coarse(*shape):

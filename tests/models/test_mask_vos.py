@@ -294,7 +294,7 @@ def test_a_reference_is_made_again_from_its_features_and_values(small):
 def test_the_tracker_drives_it(small):
     assert isinstance(small, GuidedModel)
     rng = np.random.default_rng(0)
-    assert small.with_settings(size=64, policy=MemoryPolicy(2)).policy.context == 2 and small.policy.context == 20
+    assert small.with_settings(size=64, policy=MemoryPolicy(2)).policy.context == 2 and small.policy.context == 21
     frames = [rng.integers(0, 255, (66, 100, 3), dtype=np.uint8) for _ in range(4)]
     labels = np.zeros((66, 100), np.uint8)
     labels[20:40, 20:50] = 3

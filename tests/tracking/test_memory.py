@@ -21,7 +21,8 @@ def videos(draw, most=40):
 
 policies = st.builds(
     MemoryPolicy,
-    context=st.integers(0, 5),
+    context=st.integers(0, 7),
+    every=st.integers(1, 3),
     annotated=st.integers(2, 5),
     start=st.sampled_from(["after", "from", "repeat"]),
 )
@@ -147,13 +148,34 @@ def test_a_frame_near_its_anchor_starts_as_the_policy_says(video, policy):
     for chain, frame in in_order(annotated, length, entering):
         context = [use.frame for use in reference_frames(frame, chain, annotated, policy) if not use.annotated]
         ago = abs(frame - chain.anchor)
+        remembered = [n for n in range(policy.context, 0, -1) if n <= policy.every or (ago - n) % policy.every == 0]
         if policy.start == "after":
-            expected = [frame - chain.step * n for n in range(min(policy.context, ago - 1), 0, -1)]
+            expected = [frame - chain.step * n for n in remembered if n < ago]
         elif policy.start == "from":
-            expected = [frame - chain.step * n for n in range(min(policy.context, ago), 0, -1)]
+            expected = [frame - chain.step * n for n in remembered if n <= ago]
         else:
-            expected = [frame - chain.step * min(n, ago) for n in range(policy.context, 0, -1)]
+            expected = [frame - chain.step * min(n, ago) for n in remembered]
         assert context == expected
+
+
+@quick
+@given(videos(), policies)
+def test_what_a_frame_does_not_see_no_later_one_sees(video, policy):
+    """The tracker forgets it, and a run that is resumed has no other frames."""
+    length, annotated, entering = video
+    for chain in chains(annotated, length, entering):
+        forgotten, last = set(), set()
+        for frame in chain.frames():
+            context = {use.frame for use in reference_frames(frame, chain, annotated, policy) if not use.annotated}
+            forgotten |= last - context
+            assert not forgotten & context
+            last = context | {frame}
+
+
+def test_a_sparse_context_is_of_one_length_and_reaches_as_far_back():
+    policy, chain = MemoryPolicy(9, every=3, start="repeat"), Chain(0, 1, 60)
+    context = [[use.frame for use in reference_frames(frame, chain, [0], policy)[1:]] for frame in (2, 20, 21, 22)]
+    assert context == [[0, 0, 0, 0, 1], [12, 15, 17, 18, 19], [12, 15, 18, 19, 20], [15, 18, 19, 20, 21]]
 
 
 @quick

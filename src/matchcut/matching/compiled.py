@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from numba import prange, types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 LANES = 8
 """Queries a thread works on together, and the multiple to which a block of them is filled up."""
@@ -25,6 +25,9 @@ FAN = 12
 """Groups that share one maximum."""
 CANDIDATES = 256
 """Rough scores a query collects before they are compared exactly."""
+
+SMALLEST = 1e-30
+"""Rows with nothing larger become 0."""
 
 _LOCK = threading.Lock()
 
@@ -95,25 +98,6 @@ def _pointer(typingctx: Any, address: Any) -> Any:
     return types.voidptr(address), build
 
 
-def _as_float(stored):  # type: ignore[no-untyped-def] # Numba wants the same signature as that of the lambdas
-    """A stored score as float32: itself, or bfloat16 given as its bits."""
-
-
-@overload(_as_float, inline="always")
-def _as_float_overload(stored):  # type: ignore[no-untyped-def]
-    if stored == types.uint16:
-        return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
-    return lambda stored: stored
-
-
-@numba.njit(inline="always")
-def _as_bfloat16(value: Any) -> Any:
-    """The bits of a float32 rounded to bfloat16, to the nearest and to even."""
-    bits = np.float32(value).view(np.uint32)
-    odd = np.uint32(bits >> np.uint32(16)) & np.uint32(1)
-    return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + np.uint32(odd)) >> np.uint32(16))
-
-
 @numba.njit
 def _insert(values: Any, names: Any, value: Any, name: Any) -> None:
     """Put a value above the last one into a descending list of fixed length, and its name into the list beside it."""
@@ -155,38 +139,48 @@ def _compare(
 
 
 @_kernel
-def round_rows(centre: Any, other: Any, addresses: Any, target: Any, bias: Any, norms: Any) -> None:
-    """Features less their centre in bfloat16.
+def round_rows(
+    centre: Any, other: Any, addresses: Any, levels: int, target: Any, scale: Any, bias: Any, norms: Any
+) -> None:
+    """Features less their centre as whole numbers of 8 bits, each row by a scale of its own.
 
     Args:
         centre: (C,) is subtracted.
         other: (C,) the other side's centre: `bias` (T, N) becomes the product with it.
         addresses: (T,) int64, of features (N, C), float32 and contiguous.
-        target: (T, N, C) uint16, filled with the bits.
+        levels: the largest whole number that there is to be.
+        target: (T, N, C) int8, filled with them; times `scale` (T, N) they are near the features.
         norms: (T, 3, N), filled with squared norms: of rows as given, less their centre, and of what rounding loses.
     """
     count, rows, channels = target.shape
     for number in prange(count * rows):
         t, row = divmod(np.int64(number), rows)
         source = numba.carray(_pointer(addresses[t] + row * channels * 4), channels, np.float32)
-        product = whole = centred = lost = np.float32(0)
+        product = whole = centred = lost = largest = np.float32(0)
         for channel in range(channels):
             value = source[channel]
             less = value - centre[channel]
-            bits = _as_bfloat16(less)
-            target[t, row, channel] = bits
-            loss = less - _as_float(bits)
             product += value * other[channel]
             whole += value * value
             centred += less * less
+            largest = max(largest, abs(less))
+        step = largest / np.float32(levels) if largest > SMALLEST else np.float32(1)
+        steps = np.float32(1) / step
+        for channel in range(channels):
+            less = source[channel] - centre[channel]
+            rounded = np.rint(less * steps)
+            target[t, row, channel] = np.int8(rounded)
+            loss = less - rounded * step
             lost += loss * loss
-        bias[t, row] = product
+        scale[t, row], bias[t, row] = step, product
         norms[t, 0, row], norms[t, 1, row], norms[t, 2, row] = whole, centred, lost
 
 
 @_kernel
 def select(
     scores: Any,
+    factor: Any,
+    scale: Any,
     bias: Any,
     runs: Any,
     groups: Any,
@@ -197,20 +191,21 @@ def select(
     constant: Any,
     error: Any,
     error_key: Any,
-    error_product: Any,
     maxima: Any,
     best: Any,
     found: Any,
 ) -> None:
     """The exactly best keys of the queries of a block: fills rows of best (Q, k), descending, and found (Q, k).
 
-    An exact score is the rough one plus `constant`, but for an error of at most error[0, query] + error[1, query] *
-    error_key[key] + error_product * |score without bias|. What a lane collects holds all that can belong to its k
-    best: what may reach the k-th largest of the scores that are reached for certain. These are compared exactly.
+    An exact score is the rough one, scores * factor[lane] * scale[key] + bias[key], plus `constant`, but for an error
+    of at most error[0, query] + error[1, query] * error_key[0, key] + error[2, query] * error_key[1, key]. What a lane
+    collects holds all that can belong to its k best: what may reach the k-th largest of the scores that are reached
+    for certain. These are compared exactly.
 
     Args:
-        scores: (m, n) float32, or bfloat16 as uint16; n is the number of lanes filled up to a multiple of LANES.
-        bias: (T, h * w) float32, added to the scores of each key.
+        scores: (m, n) float32 or int32; n is the number of lanes filled up to a multiple of LANES.
+        factor: (n,) float32.
+        scale, bias: (T, h * w) float32.
         runs: (R, fields of `RunRow`) int64.
         groups: (G, fields of `GroupRow`) int64.
         outside: (cells, n) 0 inside the windows, -inf outside.
@@ -218,8 +213,8 @@ def select(
         lanes: (lanes,) int64, the query of each lane.
         addresses: (T,) int64, of the references' features (h * w, C), float32 and contiguous.
         constant: (Q,) float32.
-        error: (3, Q) float32, the last the most that the error of any key can be.
-        error_key: (T, h * w) float32.
+        error: (4, Q) float32, the last the most that the error of any key can be.
+        error_key: (2, T, h * w) float32.
         maxima: (G + ceil(G / FAN), n) float32, to work in: the largest score of each group, then of each FAN of them.
     """
     width = scores.shape[1]
@@ -241,9 +236,10 @@ def select(
                 if mask >= 0:
                     cell_best[:] = -np.inf
                 for reference in range(runs[run, 0]):
-                    extra = bias[runs[run, 3] + reference, where]
+                    step, extra = scale[runs[run, 3] + reference, where], bias[runs[run, 3] + reference, where]
                     for i in range(width):
-                        best_here[i] = max(best_here[i], _as_float(scores[at, i]) + extra)
+                        rough_score = np.float32(scores[at, i]) * (factor[i] * step) + extra
+                        best_here[i] = max(best_here[i], rough_score)
                     at += runs[run, 5]
                 if mask >= 0:
                     for i in range(width):
@@ -281,7 +277,7 @@ def select(
             best[q] = -np.inf
             found[q] = 0
             certain[:] = -np.inf
-            level, fixed, factor, most = constant[q], error[0, q], error[1, q], error[2, q]
+            level, fixed, by_first, by_second, most = constant[q], error[0, q], error[1, q], error[2, q], error[3, q]
             least = ladder[top_k - 1, lane - first] + level - most  # the k-th best is at least this
             count = 0
             for turn in range(2):  # where the largest are comes first: what is found there leaves out most of the rest
@@ -300,10 +296,11 @@ def select(
                             at = row + major * runs[run, 6] + minor
                             where = place + major * runs[run, 8] + minor * runs[run, 9]
                             for reference in range(runs[run, 3], runs[run, 3] + runs[run, 0]):
-                                product = _as_float(scores[at, lane])
+                                product = np.float32(scores[at, lane]) * (factor[lane] * scale[reference, where])
                                 at += runs[run, 5]
                                 score = product + bias[reference, where] + level
-                                off = fixed + factor * error_key[reference, where] + error_product * abs(product)
+                                off = fixed + by_first * error_key[0, reference, where]
+                                off += by_second * error_key[1, reference, where]
                                 if score + off < least or (mask >= 0 and outside[mask + cell, lane] < 0):
                                     continue
                                 if count == CANDIDATES:
@@ -328,9 +325,3 @@ Array = npt.NDArray[Any]
 def addresses_of(tensors: list[torch.Tensor]) -> Array:
     """(T,) where tensors on the CPU begin; whoever uses it must keep them."""
     return np.array([one.data_ptr() for one in tensors], np.int64)
-
-
-def bits(tensor: torch.Tensor) -> Array:
-    """A tensor on the CPU as an array that shares its memory; bfloat16 as its bits, uint16."""
-    array: Array = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    return array

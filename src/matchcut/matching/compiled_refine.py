@@ -9,7 +9,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from matchcut.matching.compiled import _insert, _kernel, _pointer, addresses_of, as_many_threads_as_torch, bits
+from matchcut.matching.compiled import _insert, _kernel, _pointer, addresses_of, as_many_threads_as_torch
 
 
 def best_around(
@@ -25,9 +25,9 @@ def best_around(
     """
     best = query.new_full((len(query), top_k), -torch.inf)
     found = torch.zeros(best.shape, dtype=torch.int64)
-    matches = (bits(pairs.contiguous()), bits(weights.contiguous()))
+    matches = (pairs.contiguous().numpy(), weights.contiguous().numpy())
     with as_many_threads_as_torch():
-        _around(bits(query.contiguous()), addresses_of(keys), *matches, *size, bits(best), bits(found))
+        _around(query.contiguous().numpy(), addresses_of(keys), *matches, *size, best.numpy(), found.numpy())
     return found, best
 
 

@@ -8,52 +8,58 @@ import torch
 from torch import Tensor
 
 from matchcut.matching import compiled
-from matchcut.matching.compiled import FAN, GROUP, Array, RunRow, addresses_of, bits
-from matchcut.matching.search import Plan, Run, Scorer
+from matchcut.matching.compiled import FAN, GROUP, Array, RunRow, addresses_of
+from matchcut.matching.search import Plan, Run, Scorer, int8_levels
 
 
 class _Rough(NamedTuple):
-    """What rough scores are made of: query . key = query' . key' + bias + constant, but for an error (see `select`)."""
+    """What rough scores are made of: query . key = query' . key' * factor * scale + bias + constant, but for an error
+    (see `select`)."""
 
     query: Tensor
     """(H, W, C)."""
+    factor: Tensor
+    """(H, W)."""
+    scale: Tensor
+    """(T, h, w)."""
     bias: Tensor
     """(T, h, w)."""
     constant: Tensor
     """(H, W)."""
     error: Tensor
-    """(3, H, W)."""
+    """(4, H, W)."""
     error_key: Tensor
-    """(T, h, w)."""
-    error_product: float
+    """(2, T, h, w)."""
 
 
 def compiled_search(
     query: Tensor, keys: list[Tensor], plan: Plan, top_k: int, where: Tensor | None, shortlist: bool
 ) -> tuple[Tensor, Tensor]:
-    """As `search`, for float32 on the CPU; the rough scores are bfloat16 if `shortlist`, else float32."""
+    """As `search`, for float32 on the CPU; the rough scores are of whole numbers if `shortlist`, else float32."""
     h, w = plan.reference
     top_k = min(top_k, len(keys) * h * w)
     chosen = torch.zeros(*plan.query, top_k, dtype=torch.int64)
     best = query.new_zeros(*plan.query, top_k)
-    scorer = _scorer(plan, query.shape[2], torch.bfloat16 if shortlist else torch.float32)
+    scorer = _scorer(plan, query.shape[2], torch.int8 if shortlist else torch.float32)
     scorer.start()
-    rough = (_in_bfloat16 if shortlist else _in_float32)(query, keys, scorer.keys)
+    rough = (_in_int8 if shortlist else _in_float32)(query, keys, scorer.keys)
     addresses = addresses_of(keys)
     numbers = torch.arange(query.shape[0] * query.shape[1]).view(plan.query)
-    bias, answer = bits(rough.bias.flatten(1)), (bits(best.flatten(0, 1)), bits(chosen.flatten(0, 1)))
-    errors = (bits(rough.error.flatten(1)), bits(rough.error_key.flatten(1)), np.float32(rough.error_product))
-    rows, constant = bits(query.flatten(0, 1)), bits(rough.constant.flatten())
+    of_keys = rough.scale.flatten(1).numpy(), rough.bias.flatten(1).numpy()
+    errors = rough.error.flatten(1).numpy(), rough.error_key.flatten(2).numpy()
+    rows, constant = query.flatten(0, 1).numpy(), rough.constant.flatten().numpy()
+    answer = best.flatten(0, 1).numpy(), chosen.flatten(0, 1).numpy()
     for block in plan.blocks(where):
         runs = plan.runs(block)
         windows = [plan.outside(block, run, best).flatten(0, 1) for run in runs if run.radius is not None]
         outside = windows[0] if len(windows) == 1 else torch.cat(windows) if windows else best.new_empty(0, 1)
         scores = scorer.scores(block.take(rough.query), runs)
+        factor = plan.fill_up(block.take(rough.factor))
         table = _table(runs, plan.reference[1])
         groups = _groups(tuple((run.references, run.cells) for run in table))
         maxima = np.empty((len(groups) + -(-len(groups) // FAN), scores.shape[1]), np.float32)
-        lanes = bits(block.take(numbers))
-        made = (bits(scores), bias, np.array(table), groups, bits(outside))
+        lanes = block.take(numbers).numpy()
+        made = scores.numpy(), factor.numpy(), *of_keys, np.array(table), groups, outside.numpy()
         compiled.select(*made, rows, lanes, addresses, constant, *errors, maxima, *answer)
     return chosen.flatten(0, 1), best.flatten(0, 1)
 
@@ -93,34 +99,34 @@ def _groups(sizes: tuple[tuple[int, int], ...]) -> Array:
     return np.concatenate(groups)
 
 
-def _in_bfloat16(query: Tensor, keys: list[Tensor], into: Tensor) -> _Rough:
+def _in_int8(query: Tensor, keys: list[Tensor], into: Tensor) -> _Rough:
     """Query and keys less their means, rounded: what is rounded is smaller then, and so is what is lost.
 
     With q' = q - a and k' = k - b: q . k = q' . k' + a . k + (q - a) . b. Rounding q' and k' to q'' and k'' costs at
-    most |q' - q''| |k'| + |q''| |k' - k''| (Cauchy-Schwarz), and rounding their product 2^-8 of itself. The first error
+    most |q' - q''| |k'| + |q''| |k' - k''| (Cauchy-Schwarz); the products of whole numbers are exact. The first error
     covers the rounding of float32 sums.
     """
     query_mean, key_mean = (one[::4, ::4].mean((0, 1)) for one in (query, keys[-1]))  # any vectors near will do
-    rough_query = torch.empty_like(query, dtype=torch.bfloat16)
-    product, norms = _rounded([query], query_mean, key_mean, rough_query[None])
-    bias, key_norms = _rounded(keys, key_mean, query_mean, into)
-    whole, centred, lost = norms[0].sqrt_()
-    key_whole, key_centred, key_lost = key_norms.sqrt_().unbind(1)
-    ratio = float((lost / centred.clamp_min(1e-30)).max())
-    error_key = ratio * key_centred + (1 + ratio) * key_lost
-    sums = query.shape[2] * 2**-24 * (whole + query_mean.norm()) * (key_whole.max() + key_mean.norm())
-    most = sums + centred * error_key.max() + 2**-8 * (centred + lost) * (key_centred + key_lost).max()
-    error = torch.stack([sums, centred, most])
-    return _Rough(rough_query, bias, product[0] - query_mean @ key_mean, error, error_key, 2**-8)
+    rough_query = torch.empty_like(query, dtype=torch.int8)
+    factor, product, norms = _rounded([query], query_mean, key_mean, rough_query[None])
+    scale, bias, key_norms = _rounded(keys, key_mean, query_mean, into)
+    whole, centred, lost = norms[0]
+    key_whole, key_centred, key_lost = key_norms.unbind(1)
+    sums = (query.shape[2] + 8) * 2**-24 * (whole + query_mean.norm()) * (key_whole.max() + key_mean.norm())
+    most = sums + lost * key_centred.max() + (centred + lost) * key_lost.max()
+    error = torch.stack([sums, lost, centred + lost, most])
+    constant = product[0] - query_mean @ key_mean
+    return _Rough(rough_query, factor[0], scale, bias, constant, error, torch.stack([key_centred, key_lost]))
 
 
-def _rounded(frames: list[Tensor], centre: Tensor, other: Tensor, into: Tensor) -> tuple[Tensor, Tensor]:
-    """Frames (h, w, C) less `centre` into (T, h, w, C); what else `round_rows` says: (T, h, w), (T, 3, h, w)."""
-    bias = centre.new_empty(into.shape[:3])
+def _rounded(frames: list[Tensor], centre: Tensor, other: Tensor, into: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames (h, w, C) less `centre` into (T, h, w, C); what else `round_rows` says: scale and bias (T, h, w), norms
+    (T, 3, h, w)."""
+    scale, bias = centre.new_empty(2, *into.shape[:3])
     norms = centre.new_empty(len(into), 3, *into.shape[1:3])
-    flat = (bits(into.flatten(1, 2)), bits(bias.flatten(1)), bits(norms.flatten(2)))
-    compiled.round_rows(bits(centre), bits(other), addresses_of(frames), *flat)
-    return bias, norms
+    flat = into.flatten(1, 2).numpy(), scale.flatten(1).numpy(), bias.flatten(1).numpy(), norms.flatten(2).numpy()
+    compiled.round_rows(centre.numpy(), other.numpy(), addresses_of(frames), int8_levels(), *flat)
+    return scale, bias, norms.sqrt_()
 
 
 def _in_float32(query: Tensor, keys: list[Tensor], into: Tensor) -> _Rough:
@@ -128,7 +134,13 @@ def _in_float32(query: Tensor, keys: list[Tensor], into: Tensor) -> _Rough:
     torch.stack(keys, out=into)
     norm = torch.linalg.vector_norm(query, dim=2)
     error = norm * torch.linalg.vector_norm(into, dim=3).max() * query.shape[2] * 2**-23
-    nothing = query.new_zeros(into.shape[:3])
+    zero, zero_of_keys = torch.zeros_like(norm), query.new_zeros(into.shape[:3])
     return _Rough(
-        query, nothing, torch.zeros_like(norm), torch.stack([error, torch.zeros_like(norm), error]), nothing, 0
+        query,
+        torch.ones_like(norm),
+        torch.ones_like(zero_of_keys),
+        zero_of_keys,
+        zero,
+        torch.stack([error, zero, zero, error]),
+        torch.stack([zero_of_keys, zero_of_keys]),
     )

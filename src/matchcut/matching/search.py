@@ -5,15 +5,15 @@ with the window and not with the frame squared, and memory with one block.
 
 On the CPU in float32, plain torch would spend most of its time on masking and top-k, not on the products. There the
 loops over the scores are compiled (`matchcut.matching.compiled`), and scores are only rough where the processor
-multiplies bfloat16 matrices faster (AVX-512, AMX): a bound on the rounding error says which cells may belong to the
-top-k, and those are compared again in float32.
+multiplies whole numbers of 8 bits faster (AVX-512 VNNI, AMX): a bound on the rounding error says which cells may belong
+to the top-k, and those are compared again in float32.
 """
 
 import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -195,6 +195,15 @@ def _outside(
     return F.pad(mask, (0, -mask.shape[2] % lanes))
 
 
+@functools.cache
+def int8_levels() -> int:
+    """The largest whole number up to which products of int8 matrices are exact here: 127, or 63 where, without VNNI,
+    two products are added up in 16 bits, which 127 would overflow."""
+    ones = torch.ones(32, 32, dtype=torch.int8)
+    products = [torch._int_mm(ones * a, ones * b) == 32 * a * b for a in (127, -127) for b in (127, -127)]
+    return 127 if torch.stack(products).all() else 63
+
+
 plan = functools.lru_cache(maxsize=8)(Plan)  # frame after frame of a video has the same
 
 
@@ -203,14 +212,17 @@ class Scorer:
 
     Args:
         plan: of the blocks.
-        like: a feature map (h, w, C): of the type, on the device.
+        like: a feature map (h, w, C): of the type, on the device. Of int8, the products are int32.
     """
 
     def __init__(self, plan: Plan, like: Tensor) -> None:
         self.plan = plan
         self.keys = like.new_empty(len(plan.radii), *plan.reference, like.shape[-1])
         """(T, h, w, C), for the caller to fill in."""
-        self.buffer = like.new_empty(plan.most_rows() * (math.prod(plan.block) + plan.lanes))
+        whole = like.dtype == torch.int8
+        self.multiply: Any = torch._int_mm if whole else torch.mm
+        most = plan.most_rows() * (math.prod(plan.block) + plan.lanes)
+        self.buffer = like.new_empty(most, dtype=torch.int32 if whole else like.dtype)
         self.strips: dict[int, Tensor] = {}
         self.filled: dict[int, slice] = {}
         """By first reference: space for strips, and the rows that are in it."""
@@ -225,7 +237,7 @@ class Scorer:
         scores = self.buffer[: runs[-1].stop * lanes.shape[1]].view(runs[-1].stop, -1)
         for run in runs:
             keys = self.keys[run.references] if run.radius is None else self.strip(run)[run.columns]
-            torch.mm(keys.flatten(0, 2), lanes, out=scores[run.start : run.stop])
+            self.multiply(keys.flatten(0, 2), lanes, out=scores[run.start : run.stop])
         return scores
 
     def strip(self, run: Run) -> Tensor:

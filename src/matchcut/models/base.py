@@ -11,7 +11,10 @@ class MemoryPolicy:
     """Which frames a guided model remembers while it goes through a video. Bounded whatever the video's length."""
 
     context: int = 7
-    """Frames remembered before the one at hand, between it and the annotated frame it is propagated from."""
+    """How many frames back it remembers, from the one at hand to the annotated frame it is propagated from."""
+    every: int = 1
+    """Of frames further back than this, only each so many-th is remembered, counted from that annotated frame: with 3,
+    a context of 21 is 9 frames, and reaches as far back."""
     annotated: int = 4
     """Annotated frames remembered at most: the one propagated from, the very first, and the nearest of the others."""
     start: Literal["after", "from", "repeat"] = "after"
@@ -19,8 +22,11 @@ class MemoryPolicy:
     again and again until it is full (CRW)."""
 
     def __post_init__(self) -> None:
-        if self.annotated < 1 or self.context < 0:
-            raise ValueError(f"expected annotated >= 1 and context >= 0, got {self.annotated} and {self.context}")
+        if min(self.annotated, self.every) < 1 or self.context < 0:
+            raise ValueError(
+                f"expected annotated >= 1, every >= 1 and context >= 0, got {self.annotated}, {self.every} and "
+                f"{self.context}"
+            )
 
 
 @dataclass(frozen=True)

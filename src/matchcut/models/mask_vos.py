@@ -10,6 +10,7 @@ edges are matched anew on the finer grid.
 """
 
 import copy
+import functools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,7 +157,7 @@ class MaskVOS(nn.Module):
             details = None if weights is None else _join(maps, twice, weights)
         return FrameFeatures(
             self.keys(maps, image),
-            F.relu(self.norms[0](torch.stack(deep).sum(0))),
+            F.relu(self.norms[0](functools.reduce(torch.add, deep))),
             F.relu(self.norms[1](fine)),
             None if details is None else details.contiguous(memory_format=torch.channels_last),
             image_kept,
@@ -371,8 +372,12 @@ def _rows(cells: Tensor, embedded: Tensor) -> Tensor:
 def _join(maps: list[Tensor], size: tuple[int, ...], weights: tuple[float, ...] | None = None) -> Tensor:
     """Feature maps on one grid, (B, C, h, w), each normalised and weighted, so that all together have norm 1."""
     weights = weights or (1.0,) * len(maps)
-    parts = [F.normalize(_to_grid(one.float(), size), dim=1) for one in maps]
-    return torch.cat([part * (w / math.hypot(*weights)) for w, part in zip(weights, parts, strict=True)], 1)
+    parts = []
+    for weight, one in zip(weights, maps, strict=True):
+        part = _to_grid(one.float(), size)
+        norm = torch.linalg.vector_norm(part, dim=1, keepdim=True).clamp(min=1e-12)
+        parts.append(part * (weight / math.hypot(*weights) / norm))  # one pass, where normalising apart takes two
+    return torch.cat(parts, 1)
 
 
 def _to_grid(values: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:

@@ -57,7 +57,7 @@ FORMS: dict[str, MaskVOSForm] = {
 class MaskVOSSettings:
     """The settings of inference. Distances are in cells of the grid."""
 
-    policy: MemoryPolicy = field(default_factory=lambda: MemoryPolicy(20, start="repeat"))
+    policy: MemoryPolicy = field(default_factory=lambda: MemoryPolicy(21, every=3, start="repeat"))
     """CRW's: while the context is short, the annotated frame fills it, so that early masks hardly drift."""
     size: int | None = 432
     """Short side of the frames, in pixels."""
