@@ -12,14 +12,14 @@ class MemoryPolicy:
 
     context: int = 7
     """How many frames back it remembers, from the one at hand to the annotated frame it is propagated from."""
-    every: int = 1
-    """Of frames further back than this, only each so many-th is remembered, counted from that annotated frame: with 3,
-    a context of 21 is 9 frames, and reaches as far back."""
     annotated: int = 4
     """Annotated frames remembered at most: the one propagated from, the very first, and the nearest of the others."""
     start: Literal["after", "from", "repeat"] = "after"
     """Near an annotated frame, the context holds only frames after it (DINO), that frame too (VFS), or that frame
     again and again until it is full (CRW)."""
+    every: int = 1
+    """Of frames further back than this, only each so many-th is remembered, counted from that annotated frame: with 3,
+    a context of 21 is 9 frames, and reaches as far back."""
 
     def __post_init__(self) -> None:
         if min(self.annotated, self.every) < 1 or self.context < 0:

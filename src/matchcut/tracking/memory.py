@@ -62,8 +62,9 @@ def reference_frames(frame: int, chain: Chain, annotated: Sequence[int], policy:
     kept += [one for one in farthest if one not in kept and len(kept) < policy.annotated]
     uses = [Use(one, True) for one in sorted(kept, key=lambda one: chain.step * one)]
     start = chain.anchor if policy.start != "after" else chain.anchor + chain.step
+    every = getattr(policy, "every", 1)  # a user's own policy need not have it
     away = abs(frame - chain.anchor)
-    kept_ago = [ago for ago in range(policy.context, 0, -1) if ago <= policy.every or (away - ago) % policy.every == 0]
+    kept_ago = [ago for ago in range(policy.context, 0, -1) if ago <= every or (away - ago) % every == 0]
     context = [frame - chain.step * ago for ago in kept_ago]
     if policy.start == "repeat":
         context = [one if (one - start) * chain.step >= 0 else start for one in context]
