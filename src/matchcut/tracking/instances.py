@@ -104,9 +104,8 @@ def split(timeline: Timeline, frames: Sequence[int], tracker: Tracker) -> tuple[
         shown[frame] = pieces(labels)
     counts = {frame: len(object_ids(labels)) for frame, labels in shown.items()}
     usual = sorted(counts.values())[len(counts) // 2]
-    anchor = max(
-        (one for one in frames if counts[one] == usual), key=lambda one: next(iter(timeline.confidence[one].values()))
-    )
+    sure = timeline.confidence
+    anchor = max((one for one in frames if counts[one] == usual), key=lambda one: next(iter(sure[one].values())))
     if usual == 1:
         return anchor, shown[anchor]
     with TemporaryDirectory() as folder:  # in memory, masks would grow with the video

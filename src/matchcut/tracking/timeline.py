@@ -44,7 +44,7 @@ class Timeline:
         self._masks: dict[int, bytes] = {}
         self._made_from: dict[int, tuple[Any, ...]] = {}
         self._soft = Scratch() if correctable else None
-        self.confidence: dict[int, dict[int, float]] = {}
+        self._sure: dict[int, dict[int, float]] = {}
 
     def __len__(self) -> int:
         return self.length
@@ -68,7 +68,6 @@ class Timeline:
             check_mask(labels, self.size, f"the mask for frame {frame}")
         self._annotations[frame], self._shows[frame] = encode_png(labels), object_ids(labels)
         self._versions[frame] = self._versions.get(frame, 0) + 1
-        self.confidence[frame] = dict.fromkeys(self.objects(frame), 1.0)
         if frame not in self.entering():
             self._made_from.pop(frame, None)
 
@@ -158,20 +157,31 @@ class Timeline:
         if frame in self._annotations:
             given = self.annotation(frame)
             labels = np.where(given > 0, given, labels)
-            confidence = {**confidence, **dict.fromkeys(self._shows[frame], 1.0)}
         self._put(frame, labels)
         self.mark(frame, confidence, chain, soft)
 
     def mark(self, frame: int, confidence: Mapping[int, float], chain: Chain, soft: bytes | None = None) -> None:
         """Take the mask that is there for one that a chain gave."""
         self._made_from[frame] = self._origin_at(frame, chain)
-        self.confidence[frame] = dict(confidence)
+        self._sure[frame] = dict(confidence)
         if self._soft is not None:
             self._soft.put(frame, soft)
 
     def soft(self, frame: int) -> bytes | None:
         """The soft masks that were put with a frame's mask; None where none are kept."""
         return None if self._soft is None else self._soft.get(frame)
+
+    @property
+    def confidence(self) -> dict[int, dict[int, float]]:
+        """How sure a run was of each object, 0 to 1, by frame and object; 1 for what was annotated."""
+        sure = {frame: dict(found) for frame, found in self._sure.items() if frame in self._made_from}
+        entering = self.entering()
+        for frame in self.annotated:
+            if frame in entering:
+                sure[frame] = {**sure.get(frame, {}), **dict.fromkeys(self._shows[frame], 1.0)}
+            else:
+                sure[frame] = dict.fromkeys(self.objects(frame), 1.0)
+        return sure
 
     def weakest(self) -> int | None:
         """The frame that most needs a correction: where the least sure object is least sure. None if there is none."""
@@ -192,20 +202,20 @@ class Timeline:
                     write_mask(folder / "masks" / f"{self.video.frame_name(frame)}.png", labels)
         else:
             self.write_annotations()
-        weakest = self.weakest()
+        weakest, confidence = self.weakest(), self.confidence
         record = {
             "input": self.video.source,
             "size": list(self.size),
             "frame_rate": float(self.video.frame_rate),
             "frames": self.length,
             **about,
-            "objects": self.objects() or sorted({one for sure in self.confidence.values() for one in sure}),
+            "objects": self.objects() or sorted({one for sure in confidence.values() for one in sure}),
             "annotations": [
                 {"frame": frame, "name": self.video.frame_name(frame), "objects": self._shows[frame]}
                 for frame in self.annotated
             ],
             "most_needs_correction": None if weakest is None else self.video.frame_name(weakest),
-            "confidence": {self.video.frame_name(f): self.confidence[f] for f in sorted(self.confidence)},
+            "confidence": {self.video.frame_name(f): confidence[f] for f in sorted(confidence)},
         }
         write_record(folder, record)
 
