@@ -329,6 +329,19 @@ def test_top_k_above_what_the_windows_of_a_block_reach(top_k, radius, shortlist)
     agrees(match, query, [reference], top_k=top_k, radii=[radius])
 
 
+@pytest.mark.parametrize("shortlist", [False, True])
+def test_training_goes_on_after_inference_on_the_same_sizes(shortlist):
+    """What is kept for the next call must not be an inference tensor."""
+    query, reference = features(1, 32, 9, 13), features(1, 32, 9, 13, seed=1)
+    settings = {"top_k": 4, "radius": [None, 3], "shortlist": shortlist}
+    with torch.inference_mode():
+        expected = affinity(query, [reference, reference], **settings)
+    match = affinity(query.requires_grad_(), [reference, reference], **settings)
+    torch.testing.assert_close(match.weights.detach(), expected.weights)
+    match.weights.square().sum().backward()
+    assert query.grad.abs().sum() > 0
+
+
 def test_one_cell():
     match = affinity(features(1, 4, 1, 1), features(1, 4, 1, 1, seed=1), radius=1)
     assert match.dense().tolist() == [[[1.0]]]

@@ -25,7 +25,8 @@ FAN = 12
 """Groups that share one maximum."""
 CANDIDATES = 256
 """Rough scores a query collects before they are compared exactly."""
-
+PIECE = 64
+"""Rows a thread rounds in one go."""
 SMALLEST = 1e-30
 """Rows with nothing larger become 0."""
 
@@ -153,27 +154,33 @@ def round_rows(
         norms: (T, 3, N), filled with squared norms: of rows as given, less their centre, and of what rounding loses.
     """
     count, rows, channels = target.shape
-    for number in prange(count * rows):
-        t, row = divmod(np.int64(number), rows)
-        source = numba.carray(_pointer(addresses[t] + row * channels * 4), channels, np.float32)
-        product = whole = centred = lost = largest = np.float32(0)
-        for channel in range(channels):
-            value = source[channel]
-            less = value - centre[channel]
-            product += value * other[channel]
-            whole += value * value
-            centred += less * less
-            largest = max(largest, abs(less))
-        step = largest / np.float32(levels) if largest > SMALLEST else np.float32(1)
-        steps = np.float32(1) / step
-        for channel in range(channels):
-            less = source[channel] - centre[channel]
-            rounded = np.rint(less * steps)
-            target[t, row, channel] = np.int8(rounded)
-            loss = less - rounded * step
-            lost += loss * loss
-        scale[t, row], bias[t, row] = step, product
-        norms[t, 0, row], norms[t, 1, row], norms[t, 2, row] = whole, centred, lost
+    pieces = -(-rows // PIECE)
+    for number in prange(count * pieces):
+        t, piece = divmod(np.int64(number), np.int64(pieces))
+        less, largest = np.empty(channels, np.float32), np.empty(1, np.float32)
+        bits, largest_bits = less.view(np.int32), largest.view(np.int32)
+        for row in range(piece * PIECE, min((piece + 1) * PIECE, rows)):
+            source = numba.carray(_pointer(addresses[t] + row * channels * 4), channels, np.float32)
+            product = whole = centred = lost = np.float32(0)
+            for channel in range(channels):
+                value = source[channel]
+                less[channel] = value - centre[channel]
+                product += value * other[channel]
+                whole += value * value
+                centred += less[channel] * less[channel]
+            most = np.int32(0)
+            for channel in range(channels):  # sizes are ordered as their bits are, and these are compared many at once
+                most = max(most, bits[channel] & np.int32(0x7FFFFFFF))
+            largest_bits[0] = most
+            step = largest[0] / np.float32(levels) if largest[0] > SMALLEST else np.float32(1)
+            steps = np.float32(1) / step
+            for channel in range(channels):
+                rounded = np.rint(less[channel] * steps)
+                target[t, row, channel] = np.int8(rounded)
+                loss = less[channel] - rounded * step
+                lost += loss * loss
+            scale[t, row], bias[t, row] = step, product
+            norms[t, 0, row], norms[t, 1, row], norms[t, 2, row] = whole, centred, lost
 
 
 @_kernel

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from matchcut.matching import compiled
 from matchcut.matching.compiled import FAN, GROUP, Array, RunRow, addresses_of
-from matchcut.matching.search import Plan, Run, Scorer, int8_levels
+from matchcut.matching.search import Plan, Scorer, int8_levels
 
 
 class _Rough(NamedTuple):
@@ -36,31 +36,31 @@ def compiled_search(
     query: Tensor, keys: list[Tensor], plan: Plan, top_k: int, where: Tensor | None, shortlist: bool
 ) -> tuple[Tensor, Tensor]:
     """As `search`, for float32 on the CPU; the rough scores are of whole numbers if `shortlist`, else float32."""
-    h, w = plan.reference
-    top_k = min(top_k, len(keys) * h * w)
+    top_k = min(top_k, len(keys) * plan.reference[0] * plan.reference[1])
     chosen = torch.zeros(*plan.query, top_k, dtype=torch.int64)
     best = query.new_zeros(*plan.query, top_k)
-    scorer = _scorer(plan, query.shape[2], torch.int8 if shortlist else torch.float32)
-    scorer.start()
-    rough = (_in_int8 if shortlist else _in_float32)(query, keys, scorer.keys)
-    addresses = addresses_of(keys)
-    numbers = torch.arange(query.shape[0] * query.shape[1]).view(plan.query)
-    of_keys = rough.scale.flatten(1).numpy(), rough.bias.flatten(1).numpy()
-    errors = rough.error.flatten(1).numpy(), rough.error_key.flatten(2).numpy()
-    rows, constant = query.flatten(0, 1).numpy(), rough.constant.flatten().numpy()
-    answer = best.flatten(0, 1).numpy(), chosen.flatten(0, 1).numpy()
-    for block in plan.blocks(where):
-        runs = plan.runs(block)
-        windows = [plan.outside(block, run, best).flatten(0, 1) for run in runs if run.radius is not None]
-        outside = windows[0] if len(windows) == 1 else torch.cat(windows) if windows else best.new_empty(0, 1)
-        scores = scorer.scores(block.take(rough.query), runs)
-        factor = plan.fill_up(block.take(rough.factor))
-        table = _table(runs, plan.reference[1])
-        groups = _groups(tuple((run.references, run.cells) for run in table))
-        maxima = np.empty((len(groups) + -(-len(groups) // FAN), scores.shape[1]), np.float32)
-        lanes = block.take(numbers).numpy()
-        made = scores.numpy(), factor.numpy(), *of_keys, np.array(table), groups, outside.numpy()
-        compiled.select(*made, rows, lanes, addresses, constant, *errors, maxima, *answer)
+    with torch.inference_mode():  # what is kept for the next frame is of one kind, whoever calls
+        scorer = _scorer(plan, query.shape[2], torch.int8 if shortlist else torch.float32)
+        scorer.start()
+        rough = (_in_int8 if shortlist else _in_float32)(query, keys, scorer.keys)
+        addresses = addresses_of(keys)
+        numbers = torch.arange(query.shape[0] * query.shape[1]).view(plan.query)
+        rough_query, factors = rough.query.flatten(0, 1), rough.factor.flatten()
+        of_keys = rough.scale.flatten(1).numpy(), rough.bias.flatten(1).numpy()
+        errors = rough.error.flatten(1).numpy(), rough.error_key.flatten(2).numpy()
+        rows, constant = query.flatten(0, 1).numpy(), rough.constant.flatten().numpy()
+        answer = best.flatten(0, 1).numpy(), chosen.flatten(0, 1).numpy()
+        for block in plan.blocks(where):
+            runs = plan.runs(block)
+            lanes = block.take(numbers)
+            filled = plan.fill_up(lanes)
+            windows = [plan.outside(block, run, best).flatten(0, 1) for run in runs if run.radius is not None]
+            outside = windows[0] if len(windows) == 1 else torch.cat(windows) if windows else best.new_empty(0, 1)
+            scores = scorer.scores(rough_query[filled].t(), runs)
+            table, groups = _tables(plan, (block.rows.start, block.columns.start))
+            maxima = np.empty((len(groups) + -(-len(groups) // FAN), len(filled)), np.float32)
+            made = scores.numpy(), factors[filled].numpy(), *of_keys, table, groups, outside.numpy()
+            compiled.select(*made, rows, lanes.numpy(), addresses, constant, *errors, maxima, *answer)
     return chosen.flatten(0, 1), best.flatten(0, 1)
 
 
@@ -71,10 +71,14 @@ def _scorer(plan: Plan, channels: int, dtype: torch.dtype) -> Scorer:
     return Scorer(plan, torch.empty(1, 1, channels, dtype=dtype))
 
 
-def _table(runs: list[Run], width: int) -> list[RunRow]:
-    """The runs as the kernel takes them; `width` is that of a reference."""
-    table, outside = [], 0
-    for run in runs:
+@functools.lru_cache(maxsize=512)
+def _tables(plan: Plan, corner: tuple[int, int]) -> tuple[Array, Array]:
+    """The runs of the block at a corner, (R, fields of RunRow), and the runs of (references, cells) cut into groups of
+    about GROUP scores, (G, fields of GroupRow); int64."""
+    width = plan.reference[1]
+    table: list[RunRow] = []
+    groups, outside = [], 0
+    for number, run in enumerate(plan.known[corner]):
         references = run.references.stop - run.references.start
         rows, columns = run.rows.stop - run.rows.start, run.columns.stop - run.columns.start
         cells, first = rows * columns, run.references.start
@@ -85,18 +89,10 @@ def _table(runs: list[Run], width: int) -> list[RunRow]:
             strides = (rows, references * rows, place, 1, width)
             table.append(RunRow(references, cells, rows, first, run.start, *strides, outside))
             outside += cells
-    return table
-
-
-@functools.lru_cache(maxsize=256)
-def _groups(sizes: tuple[tuple[int, int], ...]) -> Array:
-    """(G, fields of GroupRow) int64: runs of (references, cells) cut into groups of about GROUP scores."""
-    groups = []
-    for number, (references, cells) in enumerate(sizes):
         step = max(1, round(GROUP / references))
-        first = np.arange(0, cells, step)
-        groups.append(np.stack([np.full_like(first, number), first, np.minimum(step, cells - first)], 1))
-    return np.concatenate(groups)
+        starts = np.arange(0, cells, step)
+        groups.append(np.stack([np.full_like(starts, number), starts, np.minimum(step, cells - starts)], 1))
+    return np.array(table), np.concatenate(groups)
 
 
 def _in_int8(query: Tensor, keys: list[Tensor], into: Tensor) -> _Rough:

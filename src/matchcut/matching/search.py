@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -105,15 +106,15 @@ class Plan:
     def blocks(self, where: Tensor | None) -> Iterator[Block]:
         """The blocks in which there is something to match."""
         height, width = self.query
+        chosen = None if where is None else where.cpu().numpy()
         for y in range(0, height, self.block[0]):
             for x in range(0, width, self.block[1]):
                 rows, columns = slice(y, min(y + self.block[0], height)), slice(x, min(x + self.block[1], width))
-                wanted = None if where is None else where[rows, columns]
-                share = 1.0 if wanted is None else float(wanted.float().mean())
-                if share > MOST:
+                wanted = None if chosen is None else np.flatnonzero(chosen[rows, columns])
+                if wanted is None or len(wanted) > MOST * (rows.stop - rows.start) * (columns.stop - columns.start):
                     yield Block(rows, columns, None)
-                elif wanted is not None and share > 0:
-                    yield Block(rows, columns, wanted.flatten().nonzero().flatten())
+                elif where is not None and len(wanted) > 0:
+                    yield Block(rows, columns, torch.from_numpy(wanted).to(where.device))
 
     def rectangle(self, block: Block, radius: Radius) -> tuple[slice, slice]:
         h, w = self.reference
@@ -232,12 +233,11 @@ class Scorer:
         self.filled.clear()
 
     def scores(self, block: Tensor, runs: list[Run]) -> Tensor:
-        """(m, n) scores of the cells of all runs with the query cells (n, C), n filled up; valid till the next call."""
-        lanes = self.plan.fill_up(block.t())  # (C, n)
-        scores = self.buffer[: runs[-1].stop * lanes.shape[1]].view(runs[-1].stop, -1)
+        """(m, n) scores of the cells of all runs with the query cells (C, n); valid till the next call."""
+        scores = self.buffer[: runs[-1].stop * block.shape[1]].view(runs[-1].stop, -1)
         for run in runs:
             keys = self.keys[run.references] if run.radius is None else self.strip(run)[run.columns]
-            self.multiply(keys.flatten(0, 2), lanes, out=scores[run.start : run.stop])
+            self.multiply(keys.flatten(0, 2), block, out=scores[run.start : run.stop])
         return scores
 
     def strip(self, run: Run) -> Tensor:
@@ -269,7 +269,7 @@ def search(query: Tensor, keys: list[Tensor], plan: Plan, top_k: int, where: Ten
     numbers = torch.arange(len(keys) * h * w, device=query.device).view(-1, h, w)
     for block in plan.blocks(where):
         runs = plan.runs(block)
-        scores = scorer.scores(block.take(query), runs)
+        scores = scorer.scores(block.take(query).t(), runs)
         for run in runs:
             if run.radius is not None:
                 outside = plan.outside(block, run, scores)
