@@ -86,6 +86,13 @@ def test_cells_that_are_unknown_undecided_or_far_have_no_say() -> None:
         assert torch.equal(one, two) and one.any()
 
 
+def test_only_the_cells_asked_for_get_a_score() -> None:
+    known = evidence_of(features_of(1, 2), torch.cat([masks_of(1), masks_of(2)]))
+    where = torch.rand(2, *SIZE, generator=torch.Generator().manual_seed(0)) < 0.3
+    everywhere, some = (target_score(features_of(3, 2), [known], [], wanted) for wanted in (None, where))
+    torch.testing.assert_close(some, everywhere * where)
+
+
 def test_a_batch_is_a_loop_over_its_items() -> None:
     soft = [masks_of(at, 2) for at in range(3)]
     features = features_of(5, batch=3)

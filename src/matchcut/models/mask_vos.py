@@ -28,6 +28,7 @@ from matchcut.models.base import Reference
 from matchcut.models.decoders import (
     DeepMaskEncoder,
     FrameFeatures,
+    KeyHead,
     LightMaskEncoder,
     MaskDecoder,
     aggregate,
@@ -108,7 +109,7 @@ class MaskVOS(nn.Module):
         self.multiple = max(form.grid, backbone.stride)
         coarse, fine = form.widths
         joined = sum(channels[one] for one in form.matched)
-        self.key = nn.Conv2d(joined, form.key or joined, 1, bias=False)
+        self.key = KeyHead(joined, form.key or joined)
         nn.init.orthogonal_(self.key.weight) if form.key else nn.init.dirac_(self.key.weight)
         self.to_cells = nn.ModuleList(nn.Conv2d(one, coarse, 1) for one in channels[1:])
         self.to_fine = nn.Conv2d(channels[0], fine, 1)
@@ -303,9 +304,9 @@ class MaskVOS(nn.Module):
         known = [(one.annotated, one.evidence) for one in references if one.evidence is not None]
         if features.details is None or not known:
             return shown
-        parts = [[one for given, one in known if given == which] for which in (True, False)]
+        annotated, context = ([one for given, one in known if given == which] for which in (True, False))
         logits = shown.clamp(min=1e-12).log()
-        logits[:, 1:] += (self.settings.target * target_score(features.details, *parts) * edges)[:, None]
+        logits[:, 1:] += self.settings.target * target_score(features.details, annotated, context, edges)[:, None]
         return logits.softmax(1) * shown.sum(1, keepdim=True)
 
     def _decode_boxes(

@@ -60,19 +60,25 @@ def evidence_of(features: Tensor, soft_masks: Tensor) -> Evidence:
     return Evidence(weighted @ x.transpose(1, 2), (weighted * target[:, None]).sum(2))
 
 
-def target_score(features: Tensor, annotated: Sequence[Evidence], context: Sequence[Evidence]) -> Tensor:
+def target_score(
+    features: Tensor, annotated: Sequence[Evidence], context: Sequence[Evidence], where: Tensor | None = None
+) -> Tensor:
     """(B, h, w) in [-1, 1]: how surely each cell is of an object. 0 where nothing is known of any.
 
     Args:
         features: (B, C, h, w), L2-normalised.
         annotated: of the annotated references; all of them weigh as much as all of the context. At least one of either.
         context: of the others.
+        where: (B, h, w) bool, the cells that are asked for; 0 elsewhere. All where None.
     """
     products, targets = _mean([_mean(part) for part in (annotated, context) if part])
     ridge = RIDGE * torch.eye(products.shape[-1], device=products.device)
     coefficients = torch.linalg.solve(products + ridge, targets)
-    score: Tensor = torch.einsum("bc,bchw->bhw", coefficients[:, :-1], features) + coefficients[:, -1, None, None]
-    return score.clamp(-1, 1)
+    where = torch.ones_like(features[:, 0], dtype=torch.bool) if where is None else where
+    score = torch.zeros_like(where, dtype=features.dtype)
+    for into, line, cells, wanted in zip(score, coefficients, features.permute(0, 2, 3, 1), where, strict=True):
+        into[wanted] = cells[wanted] @ line[:-1] + line[-1]
+    return score.clamp_(-1, 1)
 
 
 def _mean(evidence: Sequence[Evidence]) -> Evidence:
