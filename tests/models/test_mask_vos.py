@@ -13,7 +13,8 @@ from matchcut.errors import ModelError
 from matchcut.matching import near_edges
 from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.base import GuidedModel, MemoryPolicy
-from matchcut.models.decoders import KeyHead, aggregate, enlarge, halve
+from matchcut.models.decoders import KeyHead, aggregate
+from matchcut.models.grids import enlarge, halve, join_maps
 from matchcut.models.label_propagation import LabelPropagation, Propagation
 from matchcut.models.mask_vos import MaskReference, MaskVOS, build_mask_vos, mask_channels
 from matchcut.models.mask_vos_form import FORMS, MaskVOSSettings
@@ -443,3 +444,14 @@ def test_a_key_head_is_computed_unless_it_is_the_identity() -> None:
         torch.testing.assert_close(found, expected)
         assert head(values).requires_grad
     assert KeyHead(6, 4)(values).shape == (2, 4, 5, 7)
+
+
+@pytest.mark.parametrize("weights", [None, (2.0, 1.0)])
+def test_joined_maps_are_the_same_with_and_without_a_gradient(weights) -> None:
+    maps = [torch.randn(2, 5, 12, 20), torch.randn(2, 3, 3, 5)]
+    plain = join_maps(maps, (6, 10), weights)
+    learned = join_maps([one.clone().requires_grad_() for one in maps], (6, 10), weights)
+    assert learned.requires_grad and torch.equal(plain, learned)
+    torch.testing.assert_close(plain.norm(dim=1), torch.ones(2, 6, 10))
+    shares = plain[:, :5].norm(dim=1)
+    torch.testing.assert_close(shares, torch.full_like(shares, 0.5**0.5 if weights is None else 2 / 5**0.5))

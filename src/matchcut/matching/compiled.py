@@ -26,7 +26,7 @@ FAN = 12
 CANDIDATES = 256
 """Rough scores a query collects before they are compared exactly."""
 PIECE = 64
-"""Rows a thread rounds in one go."""
+"""Rows that a thread takes in one go, where it needs room to work in."""
 SMALLEST = 1e-30
 """Rows with nothing larger become 0."""
 

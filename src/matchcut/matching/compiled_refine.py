@@ -9,7 +9,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from matchcut.matching.compiled import _insert, _kernel, _pointer, addresses_of, as_many_threads_as_torch
+from matchcut.matching.compiled import PIECE, _insert, _kernel, _pointer, addresses_of, as_many_threads_as_torch
 
 
 def best_around(
@@ -35,29 +35,31 @@ def best_around(
 def _around(
     query: Any, addresses: Any, pairs: Any, weights: Any, height: int, width: int, best: Any, found: Any
 ) -> None:
-    channels = query.shape[1]
+    channels, matches = query.shape[1], pairs.shape[1]
     half = width // 2
     coarse = (height // 2) * half
-    for q in prange(len(query)):
-        for i in range(pairs.shape[1]):
-            if weights[q, i] == 0:
-                continue
-            frame, cell = divmod(pairs[q, i], coarse)
-            top, left = 2 * (cell // half) - 1, 2 * (cell % half) - 1
-            for row in range(max(top, 0), min(top + 4, height)):
-                for column in range(max(left, 0), min(left + 4, width)):
-                    known = False
-                    for j in range(i):  # a cell around an earlier match was compared with that
-                        other, at = divmod(pairs[q, j], coarse)
-                        if other == frame and weights[q, j] != 0:
-                            down, across = row - 2 * (at // half) + 1, column - 2 * (at % half) + 1
-                            known = known or (0 <= down < 4 and 0 <= across < 4)
-                    if known:
-                        continue
-                    place = row * width + column
-                    key = numba.carray(_pointer(addresses[frame] + place * channels * 4), channels, np.float32)
-                    score = np.float32(0)
-                    for channel in range(channels):
-                        score += query[q, channel] * key[channel]
-                    if score > best[q, -1]:
-                        _insert(best[q], found[q], score, frame * height * width + place)
+    for piece in prange(-(-len(query) // PIECE)):
+        frames, tops, lefts = np.empty((3, matches), np.int64)
+        for q in range(piece * PIECE, min((piece + 1) * PIECE, len(query))):
+            count = 0
+            for i in range(matches):
+                if weights[q, i] != 0:
+                    frames[count], cell = divmod(pairs[q, i], coarse)
+                    tops[count], lefts[count] = 2 * (cell // half) - 1, 2 * (cell % half) - 1
+                    count += 1
+            for i in range(count):
+                for row in range(max(tops[i], 0), min(tops[i] + 4, height)):
+                    for column in range(max(lefts[i], 0), min(lefts[i] + 4, width)):
+                        known = False
+                        for j in range(i):  # a cell around an earlier match was compared with that
+                            down, across = row - tops[j], column - lefts[j]
+                            known |= frames[j] == frames[i] and 0 <= down < 4 and 0 <= across < 4
+                        if known:
+                            continue
+                        place = row * width + column
+                        key = numba.carray(_pointer(addresses[frames[i]] + place * channels * 4), channels, np.float32)
+                        score = np.float32(0)
+                        for channel in range(channels):
+                            score += query[q, channel] * key[channel]
+                        if score > best[q, -1]:
+                            _insert(best[q], found[q], score, frames[i] * height * width + place)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matchcut.models.backbones import Backbone
+from matchcut.models.grids import enlarge, finer
 
 MASKS = 3
 """Mask channels: of the object; of all others together, which it must not be mixed up with; and of the object as the
@@ -50,32 +51,6 @@ class FrameFeatures:
             y, x = (-(-n // m) for n, m in zip(image.shape[2:], self.cells.shape[2:], strict=True))
             image = image[..., rows.start * y : rows.stop * y, columns.start * x : columns.stop * x]
         return FrameFeatures(self.keys, self.cells[..., rows, columns], fine, image=image)
-
-
-def finer(box: tuple[slice, slice]) -> tuple[slice, slice]:
-    """A box in cells as a box on the grid that is twice as fine."""
-    rows, columns = (slice(2 * one.start, 2 * one.stop) for one in box)
-    return rows, columns
-
-
-def enlarge(values: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
-    """(B, C, h, w) bilinearly to a size; as they are where they have it."""
-    if tuple(values.shape[2:]) == tuple(size):
-        return values
-    return F.interpolate(values, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def halve(masks: Tensor) -> Tensor:
-    """Soft masks (B, C, 2h, 2w) on cells twice as large, (B, C, h, w): what `enlarge` made of those becomes them again.
-
-    A mean of four would blur what memory holds a little more with every frame, since after bilinear doubling it weighs
-    neighbours by 1/8. These taps invert the doubling.
-    """
-    taps = masks.new_tensor([-0.25, 0.75, 0.75, -0.25])
-    kernel = (taps[:, None] * taps).expand(masks.shape[1], 1, 4, 4)
-    cells = F.conv2d(F.pad(masks, (1, 1, 1, 1), mode="replicate"), kernel, stride=2, groups=masks.shape[1])
-    kept = cells.clamp(0, 1)  # crisp masks overshoot
-    return kept * (cells.sum(1, keepdim=True).clamp(0, 1) / kept.sum(1, keepdim=True).clamp(min=1e-6))
 
 
 class KeyHead(nn.Conv2d):

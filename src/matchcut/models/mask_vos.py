@@ -11,7 +11,6 @@ edges are matched anew on the finer grid.
 
 import copy
 import functools
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,10 +32,8 @@ from matchcut.models.decoders import (
     MaskDecoder,
     aggregate,
     channels_of,
-    enlarge,
-    finer,
-    halve,
 )
+from matchcut.models.grids import enlarge, finer, halve, join_maps, to_grid
 from matchcut.models.mask_vos_form import FORMS, MaskVOSForm, MaskVOSSettings
 from matchcut.models.nearness import boxes_of, near_objects
 from matchcut.models.target_model import Evidence, evidence_of, target_score
@@ -143,19 +140,19 @@ class MaskVOS(nn.Module):
     def keys(self, maps: list[Tensor], image: Tensor) -> Tensor:
         """(B, C, h, w) float32, L2-normalised: what is matched, from the backbone's feature maps of images."""
         with torch.autocast(image.device.type, enabled=False):
-            joined = _join([maps[one] for one in self.form.matched], self._cells(image))
+            joined = join_maps([maps[one] for one in self.form.matched], self._cells(image))
             return F.normalize(self.key(joined), dim=1).contiguous(memory_format=torch.channels_last)
 
     def features(self, maps: list[Tensor], image: Tensor) -> FrameFeatures:
         """As `encode`, from the backbone's feature maps of the images."""
         size = self._cells(image)
         twice = tuple(2 * side for side in size)
-        deep = [_to_grid(to(one), size) for to, one in zip(self.to_cells, maps[1:], strict=True)]
-        fine = _to_grid(self.to_fine(maps[0]), twice)
+        deep = [to_grid(to(one), size) for to, one in zip(self.to_cells, maps[1:], strict=True)]
+        fine = to_grid(self.to_fine(maps[0]), twice)
         image_kept = image if isinstance(self.mask_encoder, DeepMaskEncoder) else None
         weights = self.form.details
         with torch.autocast(image.device.type, enabled=False):
-            details = None if weights is None else _join(maps, twice, weights)
+            details = None if weights is None else join_maps(maps, twice, weights)
         return FrameFeatures(
             self.keys(maps, image),
             F.relu(self.norms[0](functools.reduce(torch.add, deep))),
@@ -171,7 +168,7 @@ class MaskVOS(nn.Module):
         """Keep the soft masks (B, 1 + N, h, w) of any resolution on the finer grid, and what the mask encoder makes of
         them."""
         with _as_encoded(features):
-            values = _to_grid(soft_masks, features.fine.shape[2:])
+            values = to_grid(soft_masks, features.fine.shape[2:])
             embedded = self.mask_encoder(features, mask_channels(values)).float()
         cells = F.avg_pool2d(values, 2) if annotated else halve(values)
         evidence = None
@@ -368,24 +365,6 @@ def _rows(cells: Tensor, embedded: Tensor) -> Tensor:
     known = cells.sum(1, keepdim=True)
     values = (embedded * known[:, None]).flatten(1, 2)
     return torch.cat([known, cells, values], 1).flatten(2).transpose(1, 2).contiguous()
-
-
-def _join(maps: list[Tensor], size: tuple[int, ...], weights: tuple[float, ...] | None = None) -> Tensor:
-    """Feature maps on one grid, (B, C, h, w), each normalised and weighted, so that all together have norm 1."""
-    weights = weights or (1.0,) * len(maps)
-    parts = []
-    for weight, one in zip(weights, maps, strict=True):
-        part = _to_grid(one.float(), size)
-        norm = torch.linalg.vector_norm(part, dim=1, keepdim=True).clamp(min=1e-12)
-        parts.append(part * (weight / math.hypot(*weights) / norm))  # one pass, where normalising apart takes two
-    return torch.cat(parts, 1)
-
-
-def _to_grid(values: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
-    """(B, C, h, w) to a size: means where it is smaller, bilinear where it is larger."""
-    if values.shape[2] > size[0]:
-        return F.adaptive_avg_pool2d(values, (size[0], size[1]))
-    return enlarge(values, size)
 
 
 @contextmanager
