@@ -21,7 +21,7 @@ def masks_of(seed: int, objects: int = 1) -> Tensor:
 
 
 def rows_of(features: Tensor, soft: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features with a constant, targets and weights of the cells that are looked at; inside and outside weigh a half each."""
+    """Features with a constant, targets and weights of each STEP-th cell; inside and outside weigh a half each."""
     x = features[0, :, ::STEP, ::STEP].flatten(1).T.double().numpy()
     target = (soft[0, 1:].sum(0) - soft[0, 0])[::STEP, ::STEP].flatten().double().numpy()
     weight = np.abs(target)
