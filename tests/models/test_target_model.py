@@ -93,6 +93,13 @@ def test_only_the_cells_asked_for_get_a_score() -> None:
     torch.testing.assert_close(some, everywhere * where)
 
 
+def test_a_score_has_a_gradient() -> None:
+    features = features_of(3, 2).requires_grad_()
+    known = evidence_of(features_of(1, 2), torch.cat([masks_of(1), masks_of(2)]))
+    target_score(features, [known], [], features[:, 0] > 0).square().sum().backward()
+    assert features.grad is not None and features.grad.abs().sum(dim=(1, 2, 3)).gt(0).all()
+
+
 def test_a_batch_is_a_loop_over_its_items() -> None:
     soft = [masks_of(at, 2) for at in range(3)]
     features = features_of(5, batch=3)

@@ -76,9 +76,9 @@ def target_score(
     coefficients = torch.linalg.solve(products + ridge, targets)
     where = torch.ones_like(features[:, 0], dtype=torch.bool) if where is None else where
     score = torch.zeros_like(where, dtype=features.dtype)
-    for into, line, cells, wanted in zip(score, coefficients, features.permute(0, 2, 3, 1), where, strict=True):
-        into[wanted] = cells[wanted] @ line[:-1] + line[-1]
-    return score.clamp_(-1, 1)
+    for item, (line, cells, wanted) in enumerate(zip(coefficients, features.permute(0, 2, 3, 1), where, strict=True)):
+        score[item, wanted] = cells[wanted] @ line[:-1] + line[-1]
+    return score.clamp(-1, 1)
 
 
 def _mean(evidence: Sequence[Evidence]) -> Evidence:
