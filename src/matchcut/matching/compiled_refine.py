@@ -9,42 +9,53 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from matchcut.matching.compiled import PIECE, _insert, _kernel, _pointer, addresses_of, as_many_threads_as_torch
+from matchcut.matching.compiled import _insert, _kernel, _pointer, addresses_of, as_many_threads_as_torch
+
+PIECE = 16
+"""Coarse cells that a thread takes in one go."""
 
 
 def best_around(
-    query: Tensor, keys: list[Tensor], pairs: Tensor, weights: Tensor, size: tuple[int, int], top_k: int
+    query: Tensor, own: Tensor, keys: list[Tensor], pairs: Tensor, weights: Tensor, size: tuple[int, int], top_k: int
 ) -> tuple[Tensor, Tensor]:
     """Positions and scores (Q, top_k), -inf where there are fewer, of the best fine cells around coarse matches.
 
     Args:
         query: (Q, C) float32.
+        own: (Q,) the coarse cell that each lies in, ascending: four at most lie in one, and share what they are
+            compared with.
         keys: T of (h * w, C), float32 and contiguous.
-        pairs, weights: (Q, K) the coarse matches; those of weight 0 do not count.
+        pairs, weights: (cells, K) the coarse matches of all coarse cells; those of weight 0 do not count.
         size: (h, w) of the fine grid.
     """
     best = query.new_full((len(query), top_k), -torch.inf)
     found = torch.zeros(best.shape, dtype=torch.int64)
-    matches = (pairs.contiguous().numpy(), weights.contiguous().numpy())
+    cells, counts = torch.unique_consecutive(own, return_counts=True)
+    ends = counts.cumsum(0)
+    matches = (pairs[cells].numpy(), weights[cells].numpy())
     with as_many_threads_as_torch():
-        _around(query.contiguous().numpy(), addresses_of(keys), *matches, *size, best.numpy(), found.numpy())
+        rows, answer = query.contiguous().numpy(), (best.numpy(), found.numpy())
+        _around(rows, ends.numpy(), addresses_of(keys), *matches, *size, *answer)
     return found, best
 
 
 @_kernel
 def _around(
-    query: Any, addresses: Any, pairs: Any, weights: Any, height: int, width: int, best: Any, found: Any
+    query: Any, ends: Any, addresses: Any, pairs: Any, weights: Any, height: int, width: int, best: Any, found: Any
 ) -> None:
     channels, matches = query.shape[1], pairs.shape[1]
     half = width // 2
     coarse = (height // 2) * half
-    for piece in prange(-(-len(query) // PIECE)):
+    for piece in prange(-(-len(ends) // PIECE)):
         frames, tops, lefts = np.empty((3, matches), np.int64)
-        for q in range(piece * PIECE, min((piece + 1) * PIECE, len(query))):
+        scores = np.empty(4, np.float32)
+        for g in range(piece * PIECE, min((piece + 1) * PIECE, len(ends))):
+            first, last = (ends[g - 1] if g else 0), ends[g] - 1
+            second, third = min(first + 1, last), min(first + 2, last)
             count = 0
             for i in range(matches):
-                if weights[q, i] != 0:
-                    frames[count], cell = divmod(pairs[q, i], coarse)
+                if weights[g, i] != 0:
+                    frames[count], cell = divmod(pairs[g, i], coarse)
                     tops[count], lefts[count] = 2 * (cell // half) - 1, 2 * (cell % half) - 1
                     count += 1
             for i in range(count):
@@ -58,8 +69,13 @@ def _around(
                             continue
                         place = row * width + column
                         key = numba.carray(_pointer(addresses[frames[i]] + place * channels * 4), channels, np.float32)
-                        score = np.float32(0)
+                        a = b = c = d = np.float32(0)
                         for channel in range(channels):
-                            score += query[q, channel] * key[channel]
-                        if score > best[q, -1]:
-                            _insert(best[q], found[q], score, frames[i] * height * width + place)
+                            a += query[first, channel] * key[channel]
+                            b += query[second, channel] * key[channel]
+                            c += query[third, channel] * key[channel]
+                            d += query[last, channel] * key[channel]
+                        scores[0], scores[1], scores[2], scores[last - first] = a, b, c, d
+                        for q in range(first, last + 1):
+                            if scores[q - first] > best[q, -1]:
+                                _insert(best[q], found[q], scores[q - first], frames[i] * height * width + place)

@@ -70,8 +70,10 @@ def refine(
     scores = query.new_full((batch, height * width, kept), -torch.inf)
     with_gradient = torch.is_grad_enabled() and (query.requires_grad or any(one.requires_grad for one in reference))
     for item in range(batch):
-        y, x = where[item].nonzero(as_tuple=True)
-        own = (y // 2) * (width // 2) + x // 2
+        # In the order of coarse cells: the four of each, which have the same cells to look at, come together.
+        of_cells = where[item].reshape(height // 2, 2, width // 2, 2).transpose(1, 2)
+        coarse_y, coarse_x, inner_y, inner_x = of_cells.nonzero(as_tuple=True)
+        y, x, own = 2 * coarse_y + inner_y, 2 * coarse_x + inner_x, coarse_y * (width // 2) + coarse_x
         matched = match.weights[item, own].sum(1) > 0
         y, x, own = y[matched], x[matched], own[matched]
         if not len(y):
@@ -112,7 +114,7 @@ def _search(
     if rows.device.type == "cpu" and rows.dtype == torch.float32:
         from matchcut.matching.compiled_refine import best_around  # late: Numba takes a moment to load
 
-        return best_around(rows, keys, match.indices[item, own], match.weights[item, own].detach(), size, kept)
+        return best_around(rows, own, keys, match.indices[item], match.weights[item].detach(), size, kept)
     cells, fresh = _candidates(match, item, own, *size)
     best, place = wanted_pair_scores(rows, keys, cells, fresh).topk(kept, 1)
     return cells.gather(1, place), best
