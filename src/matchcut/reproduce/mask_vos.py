@@ -38,11 +38,13 @@ ROUNDS: dict[str, dict[str, Any]] = {
     "round 0": {"rounds": 0, **NETWORK},
     "round 1": NETWORK,
     "round 2": {"rounds": 2, **NETWORK},
-    "along edges": {"target": 0.0},
-    "target model": {},
+    "along edges": {"target": 0.0, "colours": 0.0},
+    "target model": {"colours": 0.0},
+    "colours": {},
 }
 """What is carried on the grid of cells, with its edges on the finer grid, what R rounds of decoding make of it; one
-round, enlarged along the frame's edges; and the default, that with the target model."""
+round, enlarged along the frame's edges; that with the target model; and the default, that with the annotated frames'
+colours."""
 MEANS = ("J-Mean", "F-Mean")
 SHOWN_AT = 0.8
 """How far into a sequence the frame lies that is drawn."""

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matchcut.masks import LabelMap
+from matchcut.tracking.colours import look_up
 
 Frame = NDArray[np.uint8]
 Enlarge = Literal["linear", "cubic", "guided"]
@@ -14,6 +15,8 @@ Enlarge = Literal["linear", "cubic", "guided"]
 
 FAINT = 0.01
 """Where a soft mask is below this all around, it is taken for 0."""
+SURE = 0.02
+"""What the filter gives to the other side is at least this share, where colours have a say."""
 MARGIN = 4
 """Cells around what is not faint that are enlarged with it."""
 RADIUS, EPSILON = 2, 1e-4
@@ -31,14 +34,17 @@ def to_labels(
     enlarge: Enlarge = "cubic",
     stretch: bool = False,
     frame: Frame | None = None,
+    colours: NDArray[np.float32] | None = None,
+    weight: float = 0.0,
 ) -> LabelMap:
     """The label map (H, W) of soft masks (1 + N, h, w): each enlarged, the largest wins. Memory grows with H x W only.
 
     Cubic enlargement keeps corners and thin parts that a linear one rounds off. `stretch` brings each enlarged mask to
-    [0, 1] first (DINO). "guided" needs the frame (H, W, 3); without it, it is cubic.
+    [0, 1] first (DINO). "guided" needs the frame (H, W, 3); without it, it is cubic. There, `weight` times what
+    `colours` say of a pixel (`matchcut.tracking.colours.log_odds_of`) counts in the log odds of object and background.
     """
     if enlarge == "guided" and frame is not None:
-        return _guided_labels(soft, ids, frame)
+        return _guided_labels(soft, ids, frame, colours, weight)
     how = cv2.INTER_LINEAR if enlarge == "linear" else cv2.INTER_CUBIC
 
     def enlarged(mask: NDArray[np.float32]) -> NDArray[Any]:
@@ -57,7 +63,9 @@ def to_labels(
     return labels
 
 
-def _guided_labels(soft: NDArray[np.float32], ids: list[int], frame: Frame) -> LabelMap:
+def _guided_labels(
+    soft: NDArray[np.float32], ids: list[int], frame: Frame, colours: NDArray[np.float32] | None, weight: float
+) -> LabelMap:
     """All objects together are told from the background along the frame's edges; which of them it is, by the largest
     cubic mask: between objects that look alike, colour would lead astray."""
     size = (frame.shape[0], frame.shape[1])
@@ -68,7 +76,10 @@ def _guided_labels(soft: NDArray[np.float32], ids: list[int], frame: Frame) -> L
         return labels
     box, region = found
     known = cv2.resize(soft.sum(0), size[::-1], interpolation=cv2.INTER_LINEAR)[box]
-    inside = region > np.maximum(known - region, FAINT)  # the filter is linear: what is left is the background's
+    rest = known - region  # the filter is linear: what is left is the background's
+    if colours is not None and weight > 0:
+        region, rest = _with_colours(region, rest, weight * look_up(colours, frame[box]))
+    inside = region > np.maximum(rest, FAINT)
     if len(ids) == 1:
         labels[box] = np.where(inside, ids[0], 0)
         return labels
@@ -80,6 +91,14 @@ def _guided_labels(soft: NDArray[np.float32], ids: list[int], frame: Frame) -> L
             np.maximum(best, large, out=best)
     labels[box] = np.where(inside, which, 0)
     return labels
+
+
+def _with_colours(
+    region: NDArray[np.float32], rest: NDArray[np.float32], log_odds: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What is an object's and what is the background's, by as much more or less; what is sure is no surer than SURE."""
+    least = SURE * (region + rest)
+    return np.maximum(region, least) * np.exp(log_odds), np.maximum(rest, least)
 
 
 def guided_enlarge(

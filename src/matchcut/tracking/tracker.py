@@ -1,10 +1,8 @@
 """Carrying masks through a video with a guided model and a bounded memory."""
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,15 +11,15 @@ from typing import Any
 
 import cv2
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from matchcut.errors import MaskError, ModelError, OutputError
-from matchcut.files import atomic_path
+from matchcut.errors import MaskError, ModelError
 from matchcut.masks import LabelMap, check_mask, object_ids, one_hot
 from matchcut.models.base import GuidedModel, MemoryPolicy, Reference
+from matchcut.tracking.colours import Colours, colours_of, log_odds_of
+from matchcut.tracking.interrupted import load_checkpoint, pack, save_checkpoint, unpack
 from matchcut.tracking.memory import Chain, Use, reference_frames
 from matchcut.tracking.pipeline import prefetch
 from matchcut.tracking.placement import pick_device, pick_precision
@@ -42,6 +40,8 @@ class _Memory:
 
     references: dict[Use, Reference] = field(default_factory=dict)
     carry: Any = None
+    colours: NDArray[np.float32] | None = None
+    """Of the annotated frames: see `log_odds_of`."""
 
     def keep(self, uses: Iterable[Use]) -> None:
         wanted = set(uses)
@@ -90,6 +90,7 @@ class Tracker:
         self.multiple: int = getattr(model, "multiple", 1)
         self.enlarge: Enlarge = getattr(model, "enlarge", "cubic")
         self.stretch: bool = getattr(model, "stretch", False)
+        self.colours: float = getattr(model, "colours", 0.0)
 
     def fill(self, timeline: Timeline, progress: Progress | None = None, checkpoint: Path | None = None) -> None:
         """Give each stale frame of a timeline its mask, forwards and backwards from the annotated frames.
@@ -105,7 +106,7 @@ class Tracker:
         """
         if not timeline.objects():
             raise MaskError("nothing to track: annotate at least one frame with at least one object")
-        resumed = _load_checkpoint(checkpoint, self.fingerprint(timeline), timeline) if checkpoint is not None else {}
+        resumed = load_checkpoint(checkpoint, self.fingerprint(timeline), timeline) if checkpoint is not None else {}
         timeline.write_annotations()
         total, done = len(timeline.stale()), 0
         for chain, first, last in _stretches(timeline):
@@ -115,7 +116,7 @@ class Tracker:
             with ThreadPoolExecutor(1) as writer:
                 writing = None
                 for frame, labels, confidence in self._run(timeline, chain, memory, first, last):
-                    soft = _pack(memory.references[Use(frame, False)].values) if memory.carry is None else None
+                    soft = pack(memory.references[Use(frame, False)].values) if memory.carry is None else None
                     started = perf_counter()
                     if writing is not None:
                         writing.result()  # raises what went wrong there
@@ -124,7 +125,9 @@ class Tracker:
                     done += 1
                     if checkpoint is not None and done % CHECKPOINT_EVERY == 0 and memory.carry is None:
                         writing.result()
-                        _save_checkpoint(checkpoint, self.fingerprint(timeline), timeline, chain, frame, memory)
+                        save_checkpoint(
+                            checkpoint, self.fingerprint(timeline), timeline, chain, frame, memory.references
+                        )
                     if progress is not None:
                         progress(min(done, total), total)
                 if writing is not None:
@@ -166,6 +169,7 @@ class Tracker:
         given: dict[int, LabelMap] = {}
         known: dict[int, list[int]] = {}  # objects annotated up to a frame
         features_of: dict[int, Any] = {}  # of annotated frames that the memory may name
+        colours: dict[int, Colours | None] = {}
         ids: list[int] = []
         for index, frame in enumerate(frames):
             labels = annotations.get(index)
@@ -180,11 +184,16 @@ class Tracker:
                     labels = np.where(labels > 0, labels, found)
                 ids = sorted({*ids, *shown})
                 given[index], known[index] = labels, ids
+                colours[index] = colours_of(frame, labels) if self.colours else None
                 chain, memory = Chain(index, 1, index), _Memory()
                 features_of[index] = features
                 uses = reference_frames(index + 1, Chain(index, 1, index + 1), sorted(given), self.policy)
                 features_of = {one: features_of[one] for one, _ in uses if one in features_of}
                 given = {one: given[one] for one in features_of}
+                colours = {one: colours[one] for one in features_of}
+                memory.colours = log_odds_of(
+                    found for one, found in colours.items() if found is not None and set(ids) <= set(known[one])
+                )
                 for use in dict.fromkeys(uses):
                     kept = features_of[use.frame], given[use.frame]
                     memory.references[use] = self._remember(*kept, ids, use, known[use.frame])
@@ -223,6 +232,7 @@ class Tracker:
         for use in reference_frames(first, chain, annotated, self.policy):
             if use not in memory.references and (use.annotated or use.frame == chain.anchor):
                 memory.references[use] = self._annotated(timeline, use, ids, memory)
+        memory.colours = self._colours(timeline, [use.frame for use in memory.references if use.annotated], ids)
         frames = islice(timeline.video.frames(first, chain.step), abs(last - first) + 1)
         with prefetch(frames, self._resize) as source:
             started = perf_counter()
@@ -246,7 +256,10 @@ class Tracker:
         shown = self._match(features, memory, index, chain, annotated)
         started = perf_counter()
         size = (frame.shape[0], frame.shape[1])
-        result = to_labels(shown, ids, size, self.enlarge, self.stretch, frame), confidence_of(shown, ids)
+        result = (
+            to_labels(shown, ids, size, self.enlarge, self.stretch, frame, memory.colours, self.colours),
+            confidence_of(shown, ids),
+        )
         self._count("enlarge", started)
         return result
 
@@ -273,6 +286,13 @@ class Tracker:
         assert labels is not None
         return self._remember(features, labels, ids, use, timeline.objects(use.frame))
 
+    def _colours(self, timeline: Timeline, frames: list[int], ids: list[int]) -> NDArray[np.float32] | None:
+        """Of annotated frames, those left out in which an object that was annotated later may have been."""
+        known = [one for one in sorted(frames) if self.colours and set(ids) <= set(timeline.objects(one))]
+        pairs = [(timeline.video[one], timeline.labels(one)) for one in known]
+        found = [colours_of(frame, labels) for frame, labels in pairs if labels is not None]
+        return log_odds_of(one for one in found if one is not None)
+
     def _remember(self, features: Any, labels: LabelMap, ids: list[int], use: Use, known: list[int]) -> Reference:
         soft = torch.from_numpy(one_hot(labels, ids))[None].to(self.device)
         if not set(ids) <= set(known):
@@ -287,7 +307,7 @@ class Tracker:
         context = {first - chain.step, *(use.frame for use in uses if not use.annotated)} - {chain.anchor}
         memory = _Memory()
         for frame in sorted(context):
-            values = resumed[frame] if frame in resumed else _unpack(timeline.soft(frame))
+            values = resumed[frame] if frame in resumed else unpack(timeline.soft(frame))
             if values is None:
                 return None
             features = self._encode(timeline.video[frame])
@@ -341,56 +361,3 @@ def _stretches(timeline: Timeline) -> list[tuple[Chain, int, int]]:
         lasts = [frame for frame in stale if frame + chain.step not in known]
         result += [(chain, *ends) for ends in zip(firsts, lasts, strict=True)]
     return result
-
-
-def _pack(values: Tensor) -> bytes:
-    return safetensors.torch.save({"values": values.cpu().contiguous()})
-
-
-def _unpack(data: bytes | None) -> Tensor | None:
-    return None if data is None else safetensors.torch.load(data)["values"]
-
-
-def _save_checkpoint(
-    path: Path, fingerprint: str, timeline: Timeline, chain: Chain, frame: int, memory: _Memory
-) -> None:
-    context = {
-        str(use.frame): reference.values.cpu().contiguous()
-        for use, reference in memory.references.items()
-        if not use.annotated and use.frame != chain.anchor
-    }
-    state = {
-        "fingerprint": fingerprint,
-        "chain": json.dumps(chain),
-        "frame": str(frame),
-        "confidence": json.dumps(timeline.confidence),
-    }
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(safetensors.torch.save(context, state))
-
-
-def _load_checkpoint(path: Path, fingerprint: str, timeline: Timeline) -> dict[int, Tensor]:
-    """Mark what an interrupted `fill` had done, if there was one; the values of its context, by frame.
-
-    Raises:
-        OutputError: it was a run of something else.
-    """
-    if not path.exists():
-        return {}
-    with suppress(safetensors.SafetensorError, KeyError, ValueError), safetensors.safe_open(path, "pt") as stored:
-        state = stored.metadata()
-        if state["fingerprint"] != fingerprint:
-            raise OutputError(
-                f"{path.parent} holds an interrupted run of another input, prompt or setting: give those again, or "
-                "--overwrite"
-            )
-        at, frame = Chain(*json.loads(state["chain"])), int(state["frame"])
-        confidence = {int(f): {int(k): v for k, v in c.items()} for f, c in json.loads(state["confidence"]).items()}
-        values = {int(name): stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        for chain in timeline.chains():
-            for one in chain.frames():
-                if timeline.is_stale(one, chain):
-                    timeline.mark(one, confidence.get(one, {}), chain)
-                if chain == at and one == frame:
-                    return values
-    return {}

@@ -1,0 +1,108 @@
+"""What colours say of pixels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import matchcut
+from matchcut.masks import read_mask
+from matchcut.tracking.colours import LIMIT, Colours, colours_of, log_odds_of, look_up
+from matchcut.tracking.soft_masks import to_labels
+from matchcut.tracking.timeline import Timeline
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+RED, GREEN, BLUE = (200, 20, 20), (20, 200, 20), (20, 20, 200)
+
+
+def scene(height: int = 80, width: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    """Red in blue, and green far off."""
+    frame = np.full((height, width, 3), BLUE, np.uint8)
+    frame[:, -20:] = GREEN
+    labels = np.zeros((height, width), np.uint8)
+    labels[20:60, 20:60] = 1
+    frame[labels > 0] = RED
+    return frame, labels
+
+
+def odds(*seen: Colours | None) -> np.ndarray:
+    found = log_odds_of(one for one in seen if one is not None)
+    assert found is not None
+    return found
+
+
+def test_colours_speak_for_where_they_were() -> None:
+    frame, labels = scene()
+    said = look_up(odds(colours_of(frame, labels)), frame)
+    assert said.shape == labels.shape
+    assert said[40, 40] == pytest.approx(LIMIT) and said[5, 5] == pytest.approx(-LIMIT)
+    assert said[40, -5] == pytest.approx(0)  # too far to be among the surroundings
+
+
+def test_log_odds_are_of_shares_not_of_counts() -> None:
+    frame, labels = scene()
+    frame[20:60, 40:60] = BLUE  # half of the object is as its surroundings, but for what is smoothed away
+    found = colours_of(frame, labels)
+    assert found is not None
+    assert found.inside.sum() == pytest.approx(1, abs=1e-4) and found.outside.sum() == pytest.approx(1, abs=1e-4)
+    said = look_up(log_odds_of([found]), frame)  # type: ignore[arg-type]
+    assert said[40, 50] == pytest.approx(np.log(0.5), abs=0.01)
+
+
+def test_several_frames_count_alike() -> None:
+    frame, labels = scene()
+    other = frame.copy()
+    other[labels > 0] = GREEN
+    said = look_up(odds(colours_of(frame, labels), colours_of(other, labels)), frame)
+    assert said[40, 40] == pytest.approx(LIMIT) and said[40, -5] == pytest.approx(LIMIT)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_nothing_is_known_without_an_object_or_without_surroundings(value: int) -> None:
+    frame, labels = scene()
+    assert colours_of(frame, np.full_like(labels, value)) is None
+    assert log_odds_of([]) is None
+
+
+def test_a_blade_before_the_object_is_left_out_and_the_rest_stays() -> None:
+    frame, labels = scene()
+    colours = odds(colours_of(frame, labels))
+    frame[30:34, 20:60] = BLUE
+    soft = np.zeros((2, 20, 30), np.float32)
+    soft[1, 5:15, 5:15] = 0.7  # the cells saw the object only
+    soft[0] = 1 - soft[1]
+    without = to_labels(soft, [3], labels.shape, "guided", frame=frame, colours=colours, weight=0.0)
+    found = to_labels(soft, [3], labels.shape, "guided", frame=frame, colours=colours, weight=1.0)
+    np.testing.assert_array_equal(without, to_labels(soft, [3], labels.shape, "guided", frame=frame))
+    truth = (frame == RED).all(2) * 3
+    assert (found != truth).sum() < (without != truth).sum() / 2
+    assert not found[:, 70:].any()
+    assert set(np.unique(found)) == {0, 3}
+
+
+def test_masks_of_a_stream_are_those_of_a_timeline(tmp_path: Path) -> None:
+    video = matchcut.Video(EXAMPLES / "bunny.mp4", end=4)
+    first = read_mask(EXAMPLES / "bunny_first.png")
+    made = {}
+    for weight in (0.0, 0.2):
+        tracker = matchcut.Tracker(matchcut.load_model("mask-vos").with_settings(colours=weight, size=128))
+        (tmp_path / str(weight)).mkdir()
+        timeline = Timeline(video, tmp_path / str(weight))
+        timeline.annotate(0, first)
+        tracker.fill(timeline)
+        made[weight] = [timeline.labels(frame) for frame in range(4)]
+        for frame, labels in tracker.stream(video, {0: first}):
+            np.testing.assert_array_equal(labels, made[weight][frame])
+    assert (made[0.0][3] != made[0.2][3]).any()
+
+
+def test_where_an_object_was_annotated_only_later_the_background_says_nothing(tmp_path: Path) -> None:
+    video = matchcut.Video(EXAMPLES / "bunny.mp4", end=4)
+    tracker = matchcut.Tracker(matchcut.load_model("mask-vos"))
+    first = read_mask(EXAMPLES / "bunny_first.png")
+    timeline = Timeline(video, tmp_path)
+    timeline.annotate(0, first)
+    assert tracker._colours(timeline, [0], [1]) is not None
+    assert tracker._colours(timeline, [0], [1, 2]) is None
+    off = matchcut.Tracker(matchcut.load_model("mask-vos").with_settings(colours=0.0))
+    assert off._colours(timeline, [0], [1]) is None
