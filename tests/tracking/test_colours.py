@@ -33,7 +33,7 @@ def odds(*seen: Colours | None) -> np.ndarray:
 
 def test_colours_speak_for_where_they_were() -> None:
     frame, labels = scene()
-    said = look_up(odds(colours_of(frame, labels)), frame)
+    said = look_up(odds(colours_of(frame, labels, [1])), frame)
     assert said.shape == labels.shape
     assert said[40, 40] == pytest.approx(LIMIT) and said[5, 5] == pytest.approx(-LIMIT)
     assert said[40, -5] == pytest.approx(0)  # too far to be among the surroundings
@@ -42,7 +42,7 @@ def test_colours_speak_for_where_they_were() -> None:
 def test_log_odds_are_of_shares_not_of_counts() -> None:
     frame, labels = scene()
     frame[20:60, 40:60] = BLUE  # half of the object is as its surroundings, but for what is smoothed away
-    found = colours_of(frame, labels)
+    found = colours_of(frame, labels, [1])
     assert found is not None
     assert found.inside.sum() == pytest.approx(1, abs=1e-4) and found.outside.sum() == pytest.approx(1, abs=1e-4)
     said = look_up(log_odds_of([found]), frame)  # type: ignore[arg-type]
@@ -53,20 +53,32 @@ def test_several_frames_count_alike() -> None:
     frame, labels = scene()
     other = frame.copy()
     other[labels > 0] = GREEN
-    said = look_up(odds(colours_of(frame, labels), colours_of(other, labels)), frame)
+    said = look_up(odds(colours_of(frame, labels, [1]), colours_of(other, labels, [1])), frame)
     assert said[40, 40] == pytest.approx(LIMIT) and said[40, -5] == pytest.approx(LIMIT)
 
 
 @pytest.mark.parametrize("value", [0, 1])
 def test_nothing_is_known_without_an_object_or_without_surroundings(value: int) -> None:
     frame, labels = scene()
-    assert colours_of(frame, np.full_like(labels, value)) is None
+    assert colours_of(frame, np.full_like(labels, value), [1]) is None
     assert log_odds_of([]) is None
+
+
+def test_ignored_pixels_are_neither_and_other_objects_are_surroundings() -> None:
+    frame, labels = scene()
+    frame[20:60, 60:70] = GREEN
+    labels[20:60, 60:70] = 255
+    said = look_up(odds(colours_of(frame, labels, [1])), frame)
+    assert said[40, 65] == pytest.approx(0) and said[40, 40] == pytest.approx(LIMIT)
+    labels[20:60, 60:70] = 2
+    said = look_up(odds(colours_of(frame, labels, [1])), frame)
+    assert said[40, 65] == pytest.approx(-LIMIT)
+    assert look_up(odds(colours_of(frame, labels, [1, 2])), frame)[40, 65] == pytest.approx(LIMIT)
 
 
 def test_a_blade_before_the_object_is_left_out_and_the_rest_stays() -> None:
     frame, labels = scene()
-    colours = odds(colours_of(frame, labels))
+    colours = odds(colours_of(frame, labels, [1]))
     frame[30:34, 20:60] = BLUE
     soft = np.zeros((2, 20, 30), np.float32)
     soft[1, 5:15, 5:15] = 0.7  # the cells saw the object only

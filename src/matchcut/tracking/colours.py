@@ -5,7 +5,7 @@ colours tell some of it. Histograms as in Boykov and Jolly, "Interactive Graph C
 alone: those that follow what was found confirm its mistakes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from matchcut.masks import LabelMap
+from matchcut.masks import IGNORE, LabelMap
 
 Frame = NDArray[np.uint8]
 
@@ -38,15 +38,18 @@ class Colours:
     """Of their surroundings."""
 
 
-def colours_of(frame: Frame, labels: LabelMap) -> Colours | None:
-    """The colours of an annotated frame (H, W, 3); None where nothing is annotated, or everything."""
-    objects = (labels > 0).astype(np.uint8)
-    reach = 2 * round(SURROUNDINGS * len(frame)) + 1
-    around = cv2.dilate(cv2.dilate(objects, np.ones((reach, 1), np.uint8)), np.ones((1, reach), np.uint8)) > objects
-    if not objects.any() or not around.any():
+def colours_of(frame: Frame, labels: LabelMap, ids: Sequence[int]) -> Colours | None:
+    """The colours of an annotated frame (H, W, 3), of whose objects those in `ids` count; None where there is none of
+    them, or nothing else. Ignored pixels (255) are neither."""
+    objects = np.isin(labels, ids)
+    if not objects.any():
+        return None
+    distance = cv2.distanceTransform((~objects).astype(np.uint8), cv2.DIST_C, 3)  # in pixels, the larger of both axes
+    around = ~objects & (labels != IGNORE) & (distance <= round(SURROUNDINGS * len(frame)))
+    if not around.any():
         return None
     numbers = _numbers(frame)
-    return Colours(_shares(numbers[objects > 0]), _shares(numbers[around]))
+    return Colours(_shares(numbers[objects]), _shares(numbers[around]))
 
 
 def log_odds_of(seen: Iterable[Colours]) -> NDArray[np.float32] | None:

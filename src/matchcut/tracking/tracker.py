@@ -184,7 +184,7 @@ class Tracker:
                     labels = np.where(labels > 0, labels, found)
                 ids = sorted({*ids, *shown})
                 given[index], known[index] = labels, ids
-                colours[index] = colours_of(frame, labels) if self.colours else None
+                colours[index] = colours_of(frame, labels, ids) if self.colours else None
                 chain, memory = Chain(index, 1, index), _Memory()
                 features_of[index] = features
                 uses = reference_frames(index + 1, Chain(index, 1, index + 1), sorted(given), self.policy)
@@ -290,7 +290,7 @@ class Tracker:
         """Of annotated frames, those left out in which an object that was annotated later may have been."""
         known = [one for one in sorted(frames) if self.colours and set(ids) <= set(timeline.objects(one))]
         pairs = [(timeline.video[one], timeline.labels(one)) for one in known]
-        found = [colours_of(frame, labels) for frame, labels in pairs if labels is not None]
+        found = [colours_of(frame, labels, ids) for frame, labels in pairs if labels is not None]
         return log_odds_of(one for one in found if one is not None)
 
     def _remember(self, features: Any, labels: LabelMap, ids: list[int], use: Use, known: list[int]) -> Reference:
