@@ -69,7 +69,7 @@ def look_up(log_odds: NDArray[np.float32], frame: Frame) -> NDArray[np.float32]:
 
 def _numbers(frame: Frame) -> NDArray[Any]:
     """(H, W) of each pixel's colour."""
-    red, green, blue = (one.astype(np.uint16) >> (8 - BITS) for one in cv2.split(frame))  # one after the other is faster
+    red, green, blue = (one.astype(np.uint16) >> (8 - BITS) for one in cv2.split(frame))
     return (red << (2 * BITS)) | (green << BITS) | blue
 
 
