@@ -1,7 +1,7 @@
 """What colours say, pixel by pixel: whether they were the objects' or their surroundings' in the annotated frames.
 
-Cells of features know nothing of blades of grass before a skirt; annotated frames are exact to the pixel, and their
-colours tell some of it. Histograms as in Boykov and Jolly, "Interactive Graph Cuts", ICCV 2001, of annotated frames
+Cells of features see badly what is thinner than they are; annotated frames are exact to the pixel, and their colours
+tell some of it. Histograms as in Boykov and Jolly, "Interactive Graph Cuts", ICCV 2001, of annotated frames
 alone: those that follow what was found confirm its mistakes.
 """
 
