@@ -209,6 +209,15 @@ def test_loading_twice_gives_two_models_of_the_same_features():
         assert torch.equal(one.encode(picture()).keys, other.encode(picture()).keys)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_loaded_under_inference_mode_it_is_the_same_and_can_be_trained(name):
+    with torch.inference_mode():
+        model = load_model(name)
+    expected = load_model(name).state_dict()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
+    assert not any(tensor.is_inference() for tensor in model.state_dict().values())
+
+
 def test_stages_and_stride_may_be_chosen():
     model = load_model(stages=(2,), stride=16)
     assert model.backbone.stages == (2,) and model.backbone.stride == 16 and model.mix == (1.0,)

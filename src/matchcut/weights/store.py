@@ -29,6 +29,7 @@ def list_models() -> list[Model]:
     return list(MODELS.values())
 
 
+@torch.inference_mode(mode=False)  # a caller may be in it, and tensors made there cannot be folded, nor trained later
 def load_model(
     name: str | None = None,
     *,
