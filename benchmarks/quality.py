@@ -43,7 +43,7 @@ TIGHT = 0.002
 """Of the diagonal, 2 pixels at 480 x 854: a second F, which sees what that of DAVIS (8 pixels) lets pass."""
 SINGLE, MULTI = "davis2016-dev-480p", "davis2017-multi-240p"
 VARIANTS = {name.replace(" ", "-"): settings for name, settings in ROUNDS.items()} | {"no-decoder": {"blend": 1.0}}
-"""Of mask-vos, step by step; `colours` is the default, and `no-decoder` that without what was learned."""
+"""Of mask-vos, step by step; `pixels` is the default, and `no-decoder` that without what was learned."""
 CHOICES = ["default", "label-propagation", *VARIANTS, *PRESETS, "plain"]
 
 

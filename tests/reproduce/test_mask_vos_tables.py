@@ -49,7 +49,7 @@ def test_figure_s5_scores_every_round_and_shows_it(root, tmp_path):
         "round 2",
         "along edges",
         "target model",
-        "colours",
+        "pixels",
     ]
     assert {row["object"] for row in rows} == {"still_1", "walk_1", "all"}
     assert all(float(row["J"]) > 70 for row in rows)

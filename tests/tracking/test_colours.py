@@ -1,17 +1,10 @@
 """What colours say of pixels."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-import matchcut
-from matchcut.masks import read_mask
 from matchcut.tracking.colours import LIMIT, Colours, colours_of, log_odds_of, look_up
-from matchcut.tracking.soft_masks import to_labels
-from matchcut.tracking.timeline import Timeline
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 RED, GREEN, BLUE = (200, 20, 20), (20, 200, 20), (20, 20, 200)
 
 
@@ -74,47 +67,3 @@ def test_ignored_pixels_are_neither_and_other_objects_are_surroundings() -> None
     said = look_up(odds(colours_of(frame, labels, [1])), frame)
     assert said[40, 65] == pytest.approx(-LIMIT)
     assert look_up(odds(colours_of(frame, labels, [1, 2])), frame)[40, 65] == pytest.approx(LIMIT)
-
-
-def test_a_blade_before_the_object_is_left_out_and_the_rest_stays() -> None:
-    frame, labels = scene()
-    colours = odds(colours_of(frame, labels, [1]))
-    frame[30:34, 20:60] = BLUE
-    soft = np.zeros((2, 20, 30), np.float32)
-    soft[1, 5:15, 5:15] = 0.7  # the cells saw the object only
-    soft[0] = 1 - soft[1]
-    without = to_labels(soft, [3], labels.shape, "guided", frame=frame, colours=colours, weight=0.0)
-    found = to_labels(soft, [3], labels.shape, "guided", frame=frame, colours=colours, weight=1.0)
-    np.testing.assert_array_equal(without, to_labels(soft, [3], labels.shape, "guided", frame=frame))
-    truth = (frame == RED).all(2) * 3
-    assert (found != truth).sum() < (without != truth).sum() / 2
-    assert not found[:, 70:].any()
-    assert set(np.unique(found)) == {0, 3}
-
-
-def test_masks_of_a_stream_are_those_of_a_timeline(tmp_path: Path) -> None:
-    video = matchcut.Video(EXAMPLES / "bunny.mp4", end=4)
-    first = read_mask(EXAMPLES / "bunny_first.png")
-    made = {}
-    for weight in (0.0, 0.2):
-        tracker = matchcut.Tracker(matchcut.load_model("mask-vos").with_settings(colours=weight, size=128))
-        (tmp_path / str(weight)).mkdir()
-        timeline = Timeline(video, tmp_path / str(weight))
-        timeline.annotate(0, first)
-        tracker.fill(timeline)
-        made[weight] = [timeline.labels(frame) for frame in range(4)]
-        for frame, labels in tracker.stream(video, {0: first}):
-            np.testing.assert_array_equal(labels, made[weight][frame])
-    assert (made[0.0][3] != made[0.2][3]).any()
-
-
-def test_where_an_object_was_annotated_only_later_the_background_says_nothing(tmp_path: Path) -> None:
-    video = matchcut.Video(EXAMPLES / "bunny.mp4", end=4)
-    tracker = matchcut.Tracker(matchcut.load_model("mask-vos"))
-    first = read_mask(EXAMPLES / "bunny_first.png")
-    timeline = Timeline(video, tmp_path)
-    timeline.annotate(0, first)
-    assert tracker._colours(timeline, [0], [1]) is not None
-    assert tracker._colours(timeline, [0], [1, 2]) is None
-    off = matchcut.Tracker(matchcut.load_model("mask-vos").with_settings(colours=0.0))
-    assert off._colours(timeline, [0], [1]) is None

@@ -132,7 +132,7 @@ class MaskVOS(nn.Module):
     def _set(self, settings: MaskVOSSettings) -> None:
         self.settings = settings
         self.policy, self.size, self.enlarge = settings.policy, settings.size, settings.enlarge
-        self.colours = settings.colours
+        self.pixels = settings.pixels
 
     def encode(self, image: Tensor) -> FrameFeatures:
         """(B, 3, H, W) in [0, 1] to keys and skips; H / grid and W / grid are rounded up."""

@@ -85,8 +85,8 @@ class MaskVOSSettings:
     target: float = 2.0
     """Weight of the target model's score in the logits of what is shown; 0 leaves that model out, as the paper does."""
     enlarge: Literal["linear", "cubic", "guided"] = "guided"
-    colours: float = 0.2
-    """Weight of the annotated frames' colours in the log odds of each pixel, where `enlarge` is "guided"."""
+    pixels: float = 0.25
+    """Weight of what pixels at edges say, as learned on the annotated frames, where `enlarge` is "guided"; 0: none."""
 
     def __post_init__(self) -> None:
         shares = (self.blend, self.feedback, self.finer)

@@ -38,13 +38,13 @@ ROUNDS: dict[str, dict[str, Any]] = {
     "round 0": {"rounds": 0, **NETWORK},
     "round 1": NETWORK,
     "round 2": {"rounds": 2, **NETWORK},
-    "along edges": {"target": 0.0, "colours": 0.0},
-    "target model": {"colours": 0.0},
-    "colours": {},
+    "along edges": {"target": 0.0, "pixels": 0.0},
+    "target model": {"pixels": 0.0},
+    "pixels": {},
 }
 """What is carried on the grid of cells, with its edges on the finer grid, what R rounds of decoding make of it; one
-round, enlarged along the frame's edges; that with the target model; and the default, that with the annotated frames'
-colours."""
+round, enlarged along the frame's edges; that with the target model; and the default, that with what pixels at edges
+say."""
 MEANS = ("J-Mean", "F-Mean")
 SHOWN_AT = 0.8
 """How far into a sequence the frame lies that is drawn."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from matchcut.errors import MaskError, ModelError
 from matchcut.masks import LabelMap, check_mask, object_ids, one_hot
 from matchcut.models.base import GuidedModel, MemoryPolicy, Reference
-from matchcut.tracking.colours import Colours, colours_of, log_odds_of
+from matchcut.tracking.edge_pixels import EdgePixels, learn
 from matchcut.tracking.interrupted import load_checkpoint, pack, save_checkpoint, unpack
 from matchcut.tracking.memory import Chain, Use, reference_frames
 from matchcut.tracking.pipeline import prefetch
@@ -40,8 +40,8 @@ class _Memory:
 
     references: dict[Use, Reference] = field(default_factory=dict)
     carry: Any = None
-    colours: NDArray[np.float32] | None = None
-    """Of the annotated frames: see `log_odds_of`."""
+    pixels: EdgePixels | None = None
+    """Learned on the annotated frames."""
 
     def keep(self, uses: Iterable[Use]) -> None:
         wanted = set(uses)
@@ -85,12 +85,12 @@ class Tracker:
             model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.policy = policy or model.policy
         self.seconds: dict[str, float] = {}
-        """Spent since the start: waiting for frames, encoding, matching, enlarging, waiting for masks to be written."""
+        """Spent since the start: waiting for frames, learning, encoding, matching, enlarging, waiting for writing."""
         self.size: int | None = size or getattr(model, "size", None)
         self.multiple: int = getattr(model, "multiple", 1)
         self.enlarge: Enlarge = getattr(model, "enlarge", "cubic")
         self.stretch: bool = getattr(model, "stretch", False)
-        self.colours: float = getattr(model, "colours", 0.0)
+        self.pixels: float = getattr(model, "pixels", 0.0)
 
     def fill(self, timeline: Timeline, progress: Progress | None = None, checkpoint: Path | None = None) -> None:
         """Give each stale frame of a timeline its mask, forwards and backwards from the annotated frames.
@@ -169,7 +169,7 @@ class Tracker:
         given: dict[int, LabelMap] = {}
         known: dict[int, list[int]] = {}  # objects annotated up to a frame
         features_of: dict[int, Any] = {}  # of annotated frames that the memory may name
-        colours: dict[int, Colours | None] = {}
+        seen: dict[int, Frame] = {}
         ids: list[int] = []
         for index, frame in enumerate(frames):
             labels = annotations.get(index)
@@ -184,19 +184,17 @@ class Tracker:
                     labels = np.where(labels > 0, labels, found)
                 ids = sorted({*ids, *shown})
                 given[index], known[index] = labels, ids
-                colours[index] = colours_of(frame, labels, ids) if self.colours else None
+                seen[index] = frame.copy()  # the next may be read into the same place
                 chain, memory = Chain(index, 1, index), _Memory()
                 features_of[index] = features
                 uses = reference_frames(index + 1, Chain(index, 1, index + 1), sorted(given), self.policy)
                 features_of = {one: features_of[one] for one, _ in uses if one in features_of}
                 given = {one: given[one] for one in features_of}
-                colours = {one: colours[one] for one in features_of}
-                memory.colours = log_odds_of(
-                    found for one, found in colours.items() if found is not None and set(ids) <= set(known[one])
-                )
+                seen = {one: seen[one] for one in features_of}
                 for use in dict.fromkeys(uses):
                     kept = features_of[use.frame], given[use.frame]
                     memory.references[use] = self._remember(*kept, ids, use, known[use.frame])
+                memory.pixels = self._learn(memory, [(seen[one], given[one], known[one]) for one in sorted(seen)], ids)
                 yield index, labels
                 continue
             assert chain is not None
@@ -232,7 +230,9 @@ class Tracker:
         for use in reference_frames(first, chain, annotated, self.policy):
             if use not in memory.references and (use.annotated or use.frame == chain.anchor):
                 memory.references[use] = self._annotated(timeline, use, ids, memory)
-        memory.colours = self._colours(timeline, [use.frame for use in memory.references if use.annotated], ids)
+        given = sorted(use.frame for use in memory.references if use.annotated and self.pixels)
+        known = [(timeline.video[one], timeline.labels(one), timeline.objects(one)) for one in given]
+        memory.pixels = self._learn(memory, known, ids)
         frames = islice(timeline.video.frames(first, chain.step), abs(last - first) + 1)
         with prefetch(frames, self._resize) as source:
             started = perf_counter()
@@ -257,7 +257,7 @@ class Tracker:
         started = perf_counter()
         size = (frame.shape[0], frame.shape[1])
         result = (
-            to_labels(shown, ids, size, self.enlarge, self.stretch, frame, memory.colours, self.colours),
+            to_labels(shown, ids, size, self.enlarge, self.stretch, frame, memory.pixels, self.pixels),
             confidence_of(shown, ids),
         )
         self._count("enlarge", started)
@@ -286,12 +286,17 @@ class Tracker:
         assert labels is not None
         return self._remember(features, labels, ids, use, timeline.objects(use.frame))
 
-    def _colours(self, timeline: Timeline, frames: list[int], ids: list[int]) -> NDArray[np.float32] | None:
-        """Of annotated frames, those left out in which an object that was annotated later may have been."""
-        known = [one for one in sorted(frames) if self.colours and set(ids) <= set(timeline.objects(one))]
-        pairs = [(timeline.video[one], timeline.labels(one)) for one in known]
-        found = [colours_of(frame, labels, ids) for frame, labels in pairs if labels is not None]
-        return log_odds_of(one for one in found if one is not None)
+    def _learn(
+        self, memory: _Memory, annotated: Iterable[tuple[Frame, LabelMap | None, list[int]]], ids: list[int]
+    ) -> EdgePixels | None:
+        """Of annotated frames, their labels and the objects known there; those are left out in which an object that was
+        annotated later may have been."""
+        started = perf_counter()
+        pairs = [(one, labels) for one, labels, known in annotated if labels is not None and set(ids) <= set(known)]
+        grid = next(iter(memory.references.values())).values.shape[2:]
+        found = learn(pairs, ids, (grid[0], grid[1])) if self.pixels else None
+        self._count("learn", started)
+        return found
 
     def _remember(self, features: Any, labels: LabelMap, ids: list[int], use: Use, known: list[int]) -> Reference:
         soft = torch.from_numpy(one_hot(labels, ids))[None].to(self.device)

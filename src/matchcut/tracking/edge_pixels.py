@@ -1,0 +1,213 @@
+"""What pixels at edges say: whether they are an object's, by a classifier that is learned on the annotated frames.
+
+Cells of features see badly what is thinner than they are; annotated frames are exact to the pixel. Of each, masks are
+made as blunt and bent as carried ones are, and from these and from what is seen around a pixel is learned what it is:
+logistic regression on random features (Rahimi and Recht, "Random Features for Large-Scale Kernel Machines", NIPS 2007),
+in less than a second, on the annotated frames of this video alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from matchcut.masks import IGNORE, LabelMap
+from matchcut.tracking.colours import colours_of, log_odds_of, look_up
+from matchcut.tracking.enlarging import guided_enlarge
+
+Frame = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+UNSURE = 0.02
+"""Pixels are learned from whose masks are between this and 1 - this."""
+REACH = 1 / 60
+"""And no further than this from what was found, as a share of the frame's height."""
+LIMIT = 2.0
+"""No pixel speaks louder, in log odds: what looks like nothing in the annotated frames could say anything."""
+EXAMPLES, PIXELS = 10, 40_000
+"""Masks that are made of the annotated frames, and pixels of them that are learned from, in all."""
+HIDDEN = 64
+"""Random features."""
+RIDGE = 1e-3
+"""Weight of the squared coefficients."""
+STEPS = 8
+"""Of Newton's method."""
+
+
+@dataclass(frozen=True)
+class EdgePixels:
+    """What was learned."""
+
+    colours: Floats
+    """See `log_odds_of`."""
+    coefficients: Floats
+    """(K,) of the features."""
+
+    def added_to(
+        self, region: Floats, rest: Floats, weight: float, frame: Frame, box: tuple[slice, slice], mask: Floats
+    ) -> NDArray[np.bool_]:
+        """Whether each pixel of a box is an object's, once `weight` times what is seen there counts in its log odds.
+
+        Args:
+            region: (H', W') soft mask of all objects together.
+            rest: (H', W') of the background.
+            frame: (H, W, 3), of which `box` is a part.
+            mask: (h, w) as `region`, of the whole frame on the grid of cells.
+        """
+        inside = region > rest
+        turn = float(np.exp(weight * LIMIT))  # what is surer stays what it is
+        asked = (region * turn > rest) & (region < turn * rest) & _near(inside, len(frame))
+        if asked.any():
+            given = np.log(region[asked] / rest[asked])
+            features = _features(_describe(frame, box, given, mask, self.colours, asked))
+            inside[asked] = given + weight * np.clip(features @ self.coefficients, -LIMIT, LIMIT) > 0
+        return np.asarray(inside)
+
+
+def learn(annotated: Sequence[tuple[Frame, LabelMap]], ids: Sequence[int], grid: tuple[int, int]) -> EdgePixels | None:
+    """The classifier of some annotated frames (H, W, 3) and their label maps, of whose objects those in `ids` count;
+    None where there is none of them, or nothing else. Ignored pixels (255) say nothing. The same for the same input.
+
+    Args:
+        grid: (h, w) of the soft masks.
+    """
+    seen = [(frame, labels, found) for frame, labels in annotated if (found := colours_of(frame, labels, ids))]
+    colours = log_odds_of(found for _, _, found in seen)
+    if colours is None:
+        return None
+    rng = np.random.default_rng(0)
+    parts: list[tuple[Floats, Floats, Floats]] = []
+    for number in range(EXAMPLES):
+        frame, labels, _ = seen[number % len(seen)]
+        parts += _example(rng, frame, labels, ids, grid, colours)
+    if not parts:
+        return None
+    described, given, truth = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return EdgePixels(colours, _regression(_features(described), given, truth))
+
+
+def _example(
+    rng: np.random.Generator, frame: Frame, labels: LabelMap, ids: Sequence[int], grid: tuple[int, int], colours: Floats
+) -> list[tuple[Floats, Floats, Floats]]:
+    """Descriptions (n, D) of pixels that are unsure in a mask made of a label map, the log odds (n,) that it gives
+    them, and what they are (n,)."""
+    objects = np.isin(labels, ids)
+    mask = _blunt(rng, objects, grid)
+    found = guided_enlarge(mask, frame)
+    if found is None:
+        return []
+    box, region = found
+    unsure = (region > UNSURE) & (region < 1 - UNSURE) & (labels[box] != IGNORE)
+    asked = unsure & _near(region > 0.5, len(frame))
+    places = np.flatnonzero(asked)
+    keep = rng.permutation(places)[: PIXELS // EXAMPLES]
+    if not len(keep):
+        return []
+    asked = np.zeros(region.shape, np.bool_)
+    asked.ravel()[keep] = True
+    given = np.log(region[asked] / (1 - region[asked]))
+    described = _describe(frame, box, given, mask, colours, asked)
+    described[:, :9] += np.tile(rng.uniform(-0.1, 0.1, 3), 3)  # light changes
+    return [(described, given, objects[box][asked].astype(np.float32))]
+
+
+def _blunt(rng: np.random.Generator, objects: NDArray[np.bool_], grid: tuple[int, int]) -> Floats:
+    """A soft mask (h, w) as the match gives it: of cells or, in part, of cells twice as large, blurred, and bent."""
+    (height, width), exact = grid, objects.astype(np.float32)
+    cells = cv2.resize(exact, (width, height), interpolation=cv2.INTER_AREA)
+    large = cv2.resize(exact, (max(1, width // 2), max(1, height // 2)), interpolation=cv2.INTER_AREA)
+    share = rng.uniform()
+    mask = share * cv2.resize(large, (width, height), interpolation=cv2.INTER_LINEAR) + (1 - share) * cells
+    mask = cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.5, 1.2))
+    coarse = int(rng.choice([6, 12, 24]))
+    bends = rng.normal(size=(max(2, height // coarse), max(2, width // coarse), 2)) * rng.uniform(0, 1.5)
+    bend: Any = cv2.resize(bends.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    bent = cv2.remap(mask, x + bend[..., 0], y + bend[..., 1], cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE)
+    return np.asarray(bent, np.float32)
+
+
+def _near(inside: NDArray[np.bool_], height: int) -> NDArray[np.bool_]:
+    side = 2 * round(REACH * height) + 1
+    return np.asarray(cv2.dilate(inside.astype(np.uint8), np.ones((side, side), np.uint8)) > 0)
+
+
+def _describe(
+    frame: Frame,
+    box: tuple[slice, slice],
+    given: Floats,
+    mask: Floats,
+    colours: Floats,
+    asked: NDArray[np.bool_],
+) -> Floats:
+    """(n, D) of the pixels of a box that are asked: their colour and those around, near and further; how often these
+    were an object's; the log odds (n,) that are given, and the mask (h, w) around; and how rough it is there."""
+    picture, scale = frame[box], frame.shape[0] / 480
+    near = cv2.blur(picture, (_odd(5 * scale),) * 2)
+    own, around = (one[asked].astype(np.float32) * (2 / 255) - 0.9 for one in (picture, near))
+    said = look_up(colours, picture) / 3
+    small = cv2.resize(frame, mask.shape[::-1], interpolation=cv2.INTER_AREA)
+    further = cv2.GaussianBlur(small, (0, 0), 1.1).astype(np.float32) * (2 / 255) - 0.9
+    blurred = [cv2.GaussianBlur(mask, (0, 0), sigma) - 0.5 for sigma in (1.0, 2.3)]
+    cells = _sample(np.dstack([further, *blurred]).astype(np.float32), asked, box, frame.shape[:2])
+    columns = [
+        *(own, around, cells[:, :3]),
+        *(said[asked][:, None], cv2.blur(said, (_odd(7 * scale),) * 2)[asked][:, None]),
+        given[:, None] / 4,
+        *(cells[:, 3:], np.abs(own - around).sum(1, keepdims=True)),
+    ]
+    return np.concatenate(columns, 1)
+
+
+def _sample(grid: Floats, asked: NDArray[np.bool_], box: tuple[slice, slice], size: tuple[int, ...]) -> Floats:
+    """(n, C) of the pixels of a box that are asked, bilinearly, from cells (h, w, C) of a frame of a size (H, W)."""
+    rows, columns = asked.nonzero()
+    y, x = (
+        ((at + part.start + 0.5) * (cells / pixels) - 0.5).astype(np.float32)
+        for at, part, cells, pixels in zip((rows, columns), box, grid.shape, size, strict=False)
+    )
+    wide = 1024  # OpenCV wants pictures of less than 32,768 pixels a side
+    y, x = (np.pad(one, (0, -len(one) % wide)).reshape(-1, wide) for one in (y, x))
+    parts = [
+        cv2.remap(
+            np.ascontiguousarray(grid[..., first : first + 4]), x, y, cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE
+        )
+        for first in range(0, grid.shape[2], 4)
+    ]
+    joined = np.dstack(parts)
+    return np.asarray(joined.reshape(-1, grid.shape[2])[: len(rows)], np.float32)
+
+
+def _features(described: Floats) -> Floats:
+    """(n, K): random ones, what they are of, and a constant 1."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(described.shape[1], HIDDEN)).astype(np.float32)
+    hidden = described @ weights
+    hidden += rng.uniform(-1, 1, HIDDEN).astype(np.float32)
+    np.maximum(hidden, 0, out=hidden)
+    return np.concatenate([hidden, described, np.ones((len(described), 1), np.float32)], 1)
+
+
+def _regression(features: Floats, given: Floats, truth: Floats) -> Floats:
+    """Coefficients (K,) of what is to be added to log odds (n,) that are given, so that they tell the truth (n,).
+
+    Newton's method, on features of mean 0 and spread 1; the last, a constant, takes up what that changes."""
+    mean, spread = features.mean(0), features.std(0) + 1e-2
+    mean[-1], spread[-1] = 0, 1
+    even, coefficients = (features - mean) / spread, np.zeros(features.shape[1])
+    for _ in range(STEPS):
+        found = 1 / (1 + np.exp(-(given + even @ coefficients.astype(np.float32))))
+        slope = even.T @ (found - truth) / len(truth) + RIDGE * coefficients
+        weighted = even * (found * (1 - found) + 1e-4)[:, None]
+        curvature = (weighted.T @ even / len(truth)).astype(np.float64) + RIDGE * np.eye(len(coefficients))
+        coefficients -= np.linalg.solve(curvature, slope)
+    coefficients /= spread
+    coefficients[-1] -= coefficients @ mean
+    return coefficients.astype(np.float32)
+
+
+def _odd(size: float) -> int:
+    return 2 * round((size - 1) / 2) + 1
