@@ -10,6 +10,7 @@ import matchcut
 from matchcut.masks import read_mask
 from matchcut.metrics import jaccard
 from matchcut.tracking.edge_pixels import EdgePixels, learn
+from matchcut.tracking.enlarging import shrink
 from matchcut.tracking.soft_masks import to_labels
 from matchcut.tracking.timeline import Timeline
 
@@ -61,11 +62,11 @@ def test_what_is_sure_stays_and_so_does_what_is_far_from_all_that_was_found() ->
     region = np.full(truth.shape, 0.3, np.float32)
     region[:, :100] = 0.95
     every = (slice(0, 120), slice(0, 180))
-    mask = np.full(GRID, 0.5, np.float32)
-    inside = learned().added_to(region, 1 - region, 1.0, frame, every, mask)
+    mask, small = np.full(GRID, 0.5, np.float32), shrink(frame, GRID)
+    inside = learned().added_to(region, 1 - region, 1.0, frame, every, mask, small)
     assert inside[:, :100].all()  # the ground too: 0.95 are log odds of 2.9
     assert not inside[:, 103:].any()  # 2 pixels are a sixtieth of the height
-    mixed = learned().added_to(np.full_like(region, 0.55), np.full_like(region, 0.45), 1.0, frame, every, mask)
+    mixed = learned().added_to(np.full_like(region, 0.55), np.full_like(region, 0.45), 1.0, frame, every, mask, small)
     assert jaccard(mixed, truth > 0) > 0.8  # where all is unsure, pixels decide
 
 

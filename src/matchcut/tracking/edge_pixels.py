@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from matchcut.masks import IGNORE, LabelMap
 from matchcut.tracking.colours import colours_of, log_odds_of, look_up
-from matchcut.tracking.enlarging import guided_enlarge
+from matchcut.tracking.enlarging import guided_enlarge, shrink
 
 Frame = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -47,7 +47,14 @@ class EdgePixels:
     """(K,) of the features."""
 
     def added_to(
-        self, region: Floats, rest: Floats, weight: float, frame: Frame, box: tuple[slice, slice], mask: Floats
+        self,
+        region: Floats,
+        rest: Floats,
+        weight: float,
+        frame: Frame,
+        box: tuple[slice, slice],
+        mask: Floats,
+        small: Frame,
     ) -> NDArray[np.bool_]:
         """Whether each pixel of a box is an object's, once `weight` times what is seen there counts in its log odds.
 
@@ -56,13 +63,14 @@ class EdgePixels:
             rest: (H', W') of the background.
             frame: (H, W, 3), of which `box` is a part.
             mask: (h, w) as `region`, of the whole frame on the grid of cells.
+            small: (h, w, 3) the frame on that grid.
         """
         inside = region > rest
         turn = float(np.exp(weight * LIMIT))  # what is surer stays what it is
         asked = (region * turn > rest) & (region < turn * rest) & _near(inside, len(frame))
         if asked.any():
             given = np.log(region[asked] / rest[asked])
-            features = _features(_describe(frame, box, given, mask, self.colours, asked))
+            features = _features(_describe(frame, box, given, mask, small, self.colours, asked))
             inside[asked] = given + weight * np.clip(features @ self.coefficients, -LIMIT, LIMIT) > 0
         return np.asarray(inside)
 
@@ -96,7 +104,8 @@ def _example(
     them, and what they are (n,)."""
     objects = np.isin(labels, ids)
     mask = _blunt(rng, objects, grid)
-    found = guided_enlarge(mask, frame)
+    small = shrink(frame, grid)
+    found = guided_enlarge(mask, frame, small)
     if found is None:
         return []
     box, region = found
@@ -109,7 +118,7 @@ def _example(
     asked = np.zeros(region.shape, np.bool_)
     asked.ravel()[keep] = True
     given = np.log(region[asked] / (1 - region[asked]))
-    described = _describe(frame, box, given, mask, colours, asked)
+    described = _describe(frame, box, given, mask, small, colours, asked)
     described[:, :9] += np.tile(rng.uniform(-0.1, 0.1, 3), 3)  # light changes
     return [(described, given, objects[box][asked].astype(np.float32))]
 
@@ -140,6 +149,7 @@ def _describe(
     box: tuple[slice, slice],
     given: Floats,
     mask: Floats,
+    small: Frame,
     colours: Floats,
     asked: NDArray[np.bool_],
 ) -> Floats:
@@ -149,7 +159,6 @@ def _describe(
     near = cv2.blur(picture, (_odd(5 * scale),) * 2)
     own, around = (one[asked].astype(np.float32) * (2 / 255) - 0.9 for one in (picture, near))
     said = look_up(colours, picture) / 3
-    small = cv2.resize(frame, mask.shape[::-1], interpolation=cv2.INTER_AREA)
     further = cv2.GaussianBlur(small, (0, 0), 1.1).astype(np.float32) * (2 / 255) - 0.9
     blurred = [cv2.GaussianBlur(mask, (0, 0), sigma) - 0.5 for sigma in (1.0, 2.3)]
     cells = _sample(np.dstack([further, *blurred]).astype(np.float32), asked, box, frame.shape[:2])
@@ -167,7 +176,7 @@ def _sample(grid: Floats, asked: NDArray[np.bool_], box: tuple[slice, slice], si
     rows, columns = asked.nonzero()
     y, x = (
         ((at + part.start + 0.5) * (cells / pixels) - 0.5).astype(np.float32)
-        for at, part, cells, pixels in zip((rows, columns), box, grid.shape, size, strict=False)
+        for at, part, cells, pixels in zip((rows, columns), box, grid.shape[:2], size, strict=True)
     )
     wide = 1024  # OpenCV wants pictures of less than 32,768 pixels a side
     y, x = (np.pad(one, (0, -len(one) % wide)).reshape(-1, wide) for one in (y, x))

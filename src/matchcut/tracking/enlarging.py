@@ -20,12 +20,17 @@ PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 """Of colours: the entries of a symmetric matrix, each once."""
 
 
-def guided_enlarge(mask: NDArray[np.float32], frame: Frame) -> tuple[tuple[slice, slice], NDArray[np.float32]] | None:
+def guided_enlarge(
+    mask: NDArray[np.float32], frame: Frame, small: Frame
+) -> tuple[tuple[slice, slice], NDArray[np.float32]] | None:
     """A soft mask (h, w) enlarged along the edges of its frame (H, W, 3): a box of it and the mask there; 0 elsewhere.
 
     The guided filter of colour pictures (He, Sun and Tang, "Guided Image Filtering", PAMI 2013, Eq. 19 to 21), in its
     fast form (He and Sun, 2015): around each cell the mask is a linear function of colour, which is found on the grid
     of cells and then applied to the pixels.
+
+    Args:
+        small: the frame on the grid of the mask (h, w, 3), see `shrink`.
 
     Returns:
         None where the mask is nowhere.
@@ -34,7 +39,6 @@ def guided_enlarge(mask: NDArray[np.float32], frame: Frame) -> tuple[tuple[slice
     if not seen.any():
         return None
     (height, width), (rows, columns) = frame.shape[:2], mask.shape
-    small = cv2.resize(frame, (columns, rows), interpolation=cv2.INTER_AREA)
     top, bottom = _span(seen.any(1), rows)
     left, right = _span(seen.any(0), columns)
     p = np.ascontiguousarray(mask[top:bottom, left:right], dtype=np.float32)
@@ -65,6 +69,11 @@ def guided_enlarge(mask: NDArray[np.float32], frame: Frame) -> tuple[tuple[slice
     terms = cv2.multiply(line_at, picture, scale=1 / 255, dtype=cv2.CV_32F)
     large = terms @ np.ones(4, np.float32)
     return (slice(y0, y1), slice(x0, x1)), np.asarray(large, np.float32)
+
+
+def shrink(frame: Frame, grid: tuple[int, ...]) -> Frame:
+    """A frame (H, W, 3) on a grid (h, w) of cells: the mean of each."""
+    return np.asarray(cv2.resize(frame, (grid[1], grid[0]), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _solve(matrix: list[NDArray[Any]], vector: NDArray[Any]) -> NDArray[Any]:

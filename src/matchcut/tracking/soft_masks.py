@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from matchcut.masks import LabelMap
 from matchcut.tracking.edge_pixels import EdgePixels
-from matchcut.tracking.enlarging import FAINT, guided_enlarge
+from matchcut.tracking.enlarging import FAINT, guided_enlarge, shrink
 
 Frame = NDArray[np.uint8]
 Enlarge = Literal["linear", "cubic", "guided"]
@@ -59,7 +59,8 @@ def _guided_labels(
     size = (frame.shape[0], frame.shape[1])
     labels = np.zeros(size, np.uint8)
     objects = soft[1:].sum(0)
-    found = guided_enlarge(objects, frame)
+    small = shrink(frame, objects.shape)
+    found = guided_enlarge(objects, frame, small)
     if found is None:
         return labels
     box, region = found
@@ -68,7 +69,7 @@ def _guided_labels(
     rest = np.maximum(rest, FAINT)
     inside = region > rest
     if pixels is not None and weight > 0:
-        inside = pixels.added_to(region, rest, weight, frame, box, objects)
+        inside = pixels.added_to(region, rest, weight, frame, box, objects, small)
     if len(ids) == 1:
         labels[box] = np.where(inside, ids[0], 0)
         return labels
