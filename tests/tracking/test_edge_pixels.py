@@ -95,6 +95,7 @@ def test_ignored_pixels_say_nothing() -> None:
     assert learn([(frame, labels)], [1], GRID) is None
 
 
+@pytest.mark.filterwarnings("error")
 def test_small_objects_and_small_frames_are_learned_from_too() -> None:
     for height, width in ((16, 24), (33, 47)):
         frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)

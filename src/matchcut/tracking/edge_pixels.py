@@ -13,6 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
 
 from matchcut.masks import IGNORE, LabelMap
 from matchcut.tracking.colours import colours_of, log_odds_of, look_up
@@ -33,8 +35,8 @@ HIDDEN = 64
 """Random features."""
 RIDGE = 1e-3
 """Weight of the squared coefficients."""
-STEPS = 8
-"""Of Newton's method."""
+TOLERANCE = 1e-4
+"""Of the loss's slope."""
 
 
 @dataclass(frozen=True)
@@ -201,21 +203,29 @@ def _features(described: Floats) -> Floats:
 
 
 def _regression(features: Floats, given: Floats, truth: Floats) -> Floats:
-    """Coefficients (K,) of what is to be added to log odds (n,) that are given, so that they tell the truth (n,).
-
-    Newton's method, on features of mean 0 and spread 1; the last, a constant, takes up what that changes."""
+    """Coefficients (K,) of what is to be added to log odds (n,) that are given, so that they tell the truth (n,)."""
     mean, spread = features.mean(0), features.std(0) + 1e-2
-    mean[-1], spread[-1] = 0, 1
-    even, coefficients = (features - mean) / spread, np.zeros(features.shape[1])
-    for _ in range(STEPS):
-        found = 1 / (1 + np.exp(-(given + even @ coefficients.astype(np.float32))))
-        slope = even.T @ (found - truth) / len(truth) + RIDGE * coefficients
-        weighted = even * (found * (1 - found) + 1e-4)[:, None]
-        curvature = (weighted.T @ even / len(truth)).astype(np.float64) + RIDGE * np.eye(len(coefficients))
-        coefficients -= np.linalg.solve(curvature, slope)
-    coefficients /= spread
-    coefficients[-1] -= coefficients @ mean
-    return coefficients.astype(np.float32)
+    mean[-1], spread[-1] = 0, 1  # the constant, which takes up what the others' means were
+    even = (features - mean) / spread
+
+    def total(coefficients: NDArray[Any]) -> Floats:
+        return np.asarray(given + even @ coefficients.astype(np.float32))
+
+    def loss(coefficients: NDArray[Any]) -> float:
+        found = total(coefficients)
+        return float(np.mean(np.logaddexp(0, found) - truth * found) + RIDGE / 2 * (coefficients @ coefficients))
+
+    def slope(coefficients: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(even.T @ (expit(total(coefficients)) - truth) / len(truth) + RIDGE * coefficients)
+
+    def curvature(coefficients: NDArray[Any]) -> NDArray[Any]:
+        found = expit(total(coefficients))
+        return np.asarray((even * (found * (1 - found))[:, None]).T @ even / len(truth) + RIDGE * np.eye(len(mean)))
+
+    start, options = np.zeros(len(mean)), {"gtol": TOLERANCE}
+    solved = minimize(loss, start, jac=slope, hess=curvature, method="trust-exact", options=options).x / spread
+    solved[-1] -= solved @ mean
+    return np.asarray(solved, np.float32)
 
 
 def _odd(size: float) -> int:
