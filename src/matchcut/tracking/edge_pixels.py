@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
@@ -73,7 +74,8 @@ class EdgePixels:
         if asked.any():
             given = np.log(region[asked] / rest[asked])
             features = _features(_describe(frame, box, given, mask, small, self.colours, asked))
-            inside[asked] = given + weight * np.clip(features @ self.coefficients, -LIMIT, LIMIT) > 0
+            said = (torch.from_numpy(features) @ torch.from_numpy(self.coefficients)).numpy()
+            inside[asked] = given + weight * said.clip(-LIMIT, LIMIT) > 0
         return np.asarray(inside)
 
 
@@ -195,11 +197,11 @@ def _sample(grid: Floats, asked: NDArray[np.bool_], box: tuple[slice, slice], si
 def _features(described: Floats) -> Floats:
     """(n, K): random ones, what they are of, and a constant 1."""
     rng = np.random.default_rng(0)
-    weights = rng.normal(size=(described.shape[1], HIDDEN)).astype(np.float32)
-    hidden = described @ weights
-    hidden += rng.uniform(-1, 1, HIDDEN).astype(np.float32)
-    np.maximum(hidden, 0, out=hidden)
-    return np.concatenate([hidden, described, np.ones((len(described), 1), np.float32)], 1)
+    weights = torch.from_numpy(rng.normal(size=(described.shape[1], HIDDEN)).astype(np.float32))
+    shifts = torch.from_numpy(rng.uniform(-1, 1, HIDDEN).astype(np.float32))
+    # Not by NumPy, whose threads go on waiting for work and so take time from torch's.
+    hidden = torch.addmm(shifts, torch.from_numpy(described), weights).relu_()
+    return np.concatenate([hidden.numpy(), described, np.ones((len(described), 1), np.float32)], 1)
 
 
 def _regression(features: Floats, given: Floats, truth: Floats) -> Floats:
