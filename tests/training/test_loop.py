@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -341,7 +342,10 @@ def test_a_worker_that_dies_names_the_settings_to_lower(
 
     # In a process of its own: torch's handler of dead workers raises wherever the main thread is, in pytest's own too.
     process = context.Process(target=body)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # a forked copy of OpenCV's threads, which an earlier test may have begun, hangs
     process.start()
+    cv2.setNumThreads(threads)
     theirs.close()
     said = ours.recv()
     process.join()
