@@ -65,8 +65,7 @@ def _guided_labels(
         return labels
     box, region = found
     known = cv2.resize(soft.sum(0), size[::-1], interpolation=cv2.INTER_LINEAR)[box]
-    rest = known - region  # the filter is linear: what is left is the background's
-    rest = np.maximum(rest, FAINT)
+    rest = np.maximum(known - region, FAINT)  # the filter is linear: what is left is the background's
     inside = region > rest
     if pixels is not None and weight > 0:
         inside = pixels.added_to(region, rest, weight, frame, box, objects, small)

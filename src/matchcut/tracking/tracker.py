@@ -291,10 +291,12 @@ class Tracker:
     ) -> EdgePixels | None:
         """Of annotated frames, their labels and the objects known there; those are left out in which an object that was
         annotated later may have been."""
+        if not self.pixels:
+            return None
         started = perf_counter()
         pairs = [(one, labels) for one, labels, known in annotated if labels is not None and set(ids) <= set(known)]
         grid = next(iter(memory.references.values())).values.shape[2:]
-        found = learn(pairs, ids, (grid[0], grid[1])) if self.pixels else None
+        found = learn(pairs, ids, (grid[0], grid[1]))
         self._count("learn", started)
         return found
 
