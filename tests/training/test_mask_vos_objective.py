@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from matchcut.data.clips import ClipConfig
 from matchcut.errors import ModelError, TrainingError
@@ -292,8 +292,8 @@ def test_the_overlap_loss_is_dice_and_pulls_against_shrinking() -> None:
 # --- going on
 
 
-def test_a_run_that_is_resumed_has_the_same_pseudo_masks_and_weights(videos: Path, tmp_path: Path) -> None:
-    config = recipe({"pasted": 0.3, "masks_every": 2}, epochs=2, save_minutes=0.0, average=0.9)
+def test_a_run_that_is_resumed_has_the_same_pseudo_masks_teacher_and_weights(videos: Path, tmp_path: Path) -> None:
+    config = recipe({"pasted": 0.3, "masks_every": 2, "flips": 0.5}, epochs=2, save_minutes=0.0, average=0.9)
     train(config, videos, tmp_path / "whole", device="cpu")
 
     def stop(line: str) -> None:
@@ -337,10 +337,28 @@ def test_correspondence_alone_draws_affinities(videos: Path, tmp_path: Path) -> 
     assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["affinities-0001.png"]
 
 
+def test_flips_alone_train_the_backbone_alone(videos: Path, tmp_path: Path) -> None:
+    rates = dict.fromkeys(("key", "to_cells", "to_fine", "norms", "mask_encoder", "decoder"), 0.0)
+    config = recipe(
+        OFF | {"flips": 1.0, "norms": "frozen"},
+        epochs=3,
+        data=ClipConfig(length=1, size=(48, 48), side=64, clips=6),
+        optimiser=OptimiserConfig(rate=2e-3, rates=rates),
+    )
+    before = objective(videos, tmp_path / "before", **config.settings).network
+    (tmp_path / "start").mkdir()
+    start = tmp_path / "start" / "weights.safetensors"
+    save_file(before.state_dict(), start)
+    after = load_file(train(replace(config, weights=str(start)), videos, tmp_path / "run", device="cpu"))
+    changed = {name.split(".")[0] for name, one in before.state_dict().items() if not torch.equal(one, after[name])}
+    assert changed == {"backbone"}
+    assert all("flips" in line for line in logged(tmp_path / "run"))
+
+
 # --- recipes
 
 
-@pytest.mark.parametrize("name", ["mask_vos", "mask_vos_resnet18", "mask_vos_paper"])
+@pytest.mark.parametrize("name", ["mask_vos", "mask_vos_flips", "mask_vos_resnet18", "mask_vos_paper"])
 def test_the_recipes_are_valid(name: str) -> None:
     config = read_config(RECIPES / f"{name}.toml")
     settings = MaskVOSTraining(**config.settings)
@@ -353,6 +371,7 @@ def test_the_recipes_are_valid(name: str) -> None:
     [
         ({"form": "smal"}, {}, "unknown form 'smal'"),
         ({"pasted": 1.5}, {}, "pasted 1.5: expected a share"),
+        ({"flips": -1.0}, {}, "weights of losses must be 0 or more"),
         ({"long_term": 0.0, "masks_from": 3}, {}, "nothing would be trained at first"),
         ({"clusters": "kmeans"}, {}, 'expected "k-means" or "transport"'),
         ({}, {"data": ClipConfig(views=1)}, "need clips of data.views = 2"),

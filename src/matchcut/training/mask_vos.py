@@ -7,6 +7,7 @@ them for each clip; pieces pasted over clips are a second source of masks, exact
 the cross-entropy; how many rounds of refinement are trained is drawn anew each step, so that each can be used.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,11 +23,13 @@ from matchcut.data.clips import Clips
 from matchcut.data.footage import FrameReader, find_videos
 from matchcut.data.pasting import region
 from matchcut.errors import TrainingError
+from matchcut.models.backbones import Backbone
 from matchcut.models.decoders import DeepMaskEncoder, FrameFeatures
 from matchcut.models.mask_vos import MaskVOS, build_mask_vos
 from matchcut.models.mask_vos_form import FORMS
 from matchcut.training.config import TrainConfig, parse
 from matchcut.training.distributed import from_others
+from matchcut.training.flips import flips_loss
 from matchcut.training.losses import (
     anchors_of,
     level_channel,
@@ -78,6 +81,8 @@ class MaskVOSObjective(Objective):
         self.samples = Clips(videos, config.data, seed=config.seed, cache=cache, others=OTHERS * pasted)
         self._reader = FrameReader(videos, config.data.side, cache, keep_images=config.data.cache)
         self.network = make_network(self.settings.form, self.settings.start, self.settings.backbone)
+        self.teacher: Backbone | None = None
+        """Of the mean over flips: the backbone as it was when training began."""
         self.clusters: dict[int, Clusters] = {}
         """Of each video, by its place in the list."""
 
@@ -87,11 +92,13 @@ class MaskVOSObjective(Objective):
         numbers = {"mean": backbone.mean.flatten().tolist(), "std": backbone.std.flatten().tolist()}
         return {"model": "mask-vos", "form": asdict(self.network.form), **numbers}
 
-    # --- pseudo masks
+    # --- teacher and pseudo masks
 
     def start_epoch(self, epoch: int, say: Say) -> None:
-        """Cluster all videos anew, when it is time to."""
+        """Keep the backbone as it is at first, for its mean over flips; cluster all videos anew, when it is time to."""
         settings = self.settings
+        if settings.flips > 0 and self.teacher is None:
+            self.teacher = copy.deepcopy(self.network.backbone).eval().requires_grad_(False)
         since = epoch - settings.masks_from
         if settings.masks == 0 or settings.pasted == 1 or since < 0 or since % settings.masks_every:
             return
@@ -105,8 +112,9 @@ class MaskVOSObjective(Objective):
         say(f"epoch {epoch + 1}: clusters of {len(self.clusters)} videos made by {settings.clusters}")
 
     def state_dict(self) -> dict[str, Any]:
-        """The clusters, of which pseudo masks follow."""
+        """The clusters, of which pseudo masks follow, and the teacher."""
         return {
+            "teacher": {} if self.teacher is None else self.teacher.state_dict(),
             "centres": {video: one.centres.cpu() for video, one in self.clusters.items()},
             "biases": {video: one.biases.cpu() for video, one in self.clusters.items()},
         }
@@ -114,6 +122,9 @@ class MaskVOSObjective(Objective):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take them back."""
         device = next(self.network.parameters()).device
+        if state.get("teacher"):
+            self.teacher = copy.deepcopy(self.network.backbone).eval().requires_grad_(False)
+            self.teacher.load_state_dict(state["teacher"])
         self.clusters = {
             video: Clusters(centres.to(device), state["biases"][video].to(device))
             for video, centres in state["centres"].items()
@@ -132,6 +143,10 @@ class MaskVOSObjective(Objective):
             if max(settings.long_term, settings.short_term) > 0:
                 maps = self.network.backbone(images.flatten(0, 1))
             total = total + self._correspondence(batch, images, maps, parts)
+        if self.teacher is not None:
+            images = to_images(batch["frames"][:, 0, 0])
+            parts["flips"] = flips_loss(self.network, self.teacher, images)
+            total = total + settings.flips * parts["flips"]
         if settings.masks > 0 and epoch >= settings.masks_from:
             total = total + settings.masks * self._masks(batch, maps, parts)
         if not total.requires_grad:

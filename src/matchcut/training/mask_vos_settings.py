@@ -28,6 +28,9 @@ class MaskVOSTraining:
     """Weight of the assignment to anchors of the frame before."""
     reconstruction: float = 0.0
     """Weight of colours made from those of the frame before."""
+    flips: float = 0.0
+    """Weight of how far the backbone is from its mean over a frame's flips, as it was at the start (see
+    `matchcut.training.flips`)."""
     masks: float = 1.0
     """Weight of the segmentation loss."""
     edges: float = 0.0
@@ -64,6 +67,7 @@ class MaskVOSTraining:
                 self.cross_view,
                 self.short_term,
                 self.reconstruction,
+                self.flips,
                 self.masks,
                 self.edges,
                 self.overlap,
@@ -79,8 +83,10 @@ class MaskVOSTraining:
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} {share}: expected a share from 0 to 1")
-        if not self.corresponds and (self.masks == 0 or self.masks_from > 0):
-            raise ValueError("nothing would be trained at first: all terms of correspondence are 0; masks_from must be")
+        if not self.corresponds and self.flips == 0 and (self.masks == 0 or self.masks_from > 0):
+            raise ValueError(
+                "nothing would be trained at first: flips and all terms of correspondence are 0; masks_from must be"
+            )
 
     @property
     def corresponds(self) -> bool:
