@@ -69,7 +69,7 @@ WEIGHTS: dict[str, Weights] = {
         origin="recipes/mask_vos.toml on DAVIS and five clips, see docs/mask_vos.md; the backbone as above",
         package="matchcut",
         file="weights/files/mask_vos_small.safetensors",
-        sha256="ed805bcf52dc9129f0b89713026f143b1ab152f4543cdab6ec822fb8d8a87c59",
+        sha256="e8d5b9206e0014760718c23363e6aa5f12451b6293f1da9fa0018be853a19241",
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
     ),
