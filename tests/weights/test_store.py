@@ -15,6 +15,8 @@ from matchcut.models.backbones import Backbone
 from matchcut.models.label_propagation import PRESETS, LabelPropagation
 from matchcut.models.mask_vos import MaskVOS
 from matchcut.models.mask_vos_form import FORMS, MaskVOSForm, MaskVOSSettings
+from matchcut.training.flips import mean_over_flips
+from matchcut.video.reader import Video
 from matchcut.weights import store
 from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS, PropagationModel
 from matchcut.weights.store import list_models, load_model, packaged_backbone, packaged_file
@@ -170,16 +172,18 @@ def test_a_pickle_is_never_run(tmp_path, monkeypatch):
 # --- by name
 
 
-def test_the_default_model_is_the_shipped_mask_vos():
+def test_the_default_model_is_the_shipped_mask_vos(request):
     model = load_model()
     assert DEFAULT_MODEL == "mask-vos" and isinstance(model, MaskVOS) and not model.training
     assert model.form == FORMS["small"] and model.settings == MaskVOSSettings()
     assert packaged_file(WEIGHTS["mask-vos-small"]).stat().st_size < 12e6
-    # Its backbone is the ImageNet one, which was not trained on, in half precision.
-    plain = load_model("label-propagation")
+    # Its backbone was ImageNet's, and has learned to say in one pass what that says on average over flips.
+    plain, frame = load_model("label-propagation"), Video(request.config.rootpath / "examples" / "bunny.mp4")[0]
+    image = torch.from_numpy(frame[:256, :384].copy()).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
-        ours, theirs = model.encode(picture(64, 96)).keys, plain.encode(picture(64, 96))
-    assert (ours - theirs).norm() < 2e-2 * theirs.norm()
+        mean = model.features(mean_over_flips(plain.backbone, image), image).keys
+        ours, theirs = (one.encode(image) for one in (model, plain))
+    assert (ours.keys - mean).norm() < 0.8 * (theirs - mean).norm()
 
 
 def test_label_propagation_is_meant_where_only_it_can_be():
