@@ -66,7 +66,7 @@ WEIGHTS: dict[str, Weights] = {
         name="mask-vos-small",
         backbone="tf_efficientnet_lite0",
         licence="CC BY-NC 4.0",
-        origin="recipes/mask_vos.toml on DAVIS and five clips, see docs/mask_vos.md; the backbone as above",
+        origin="recipes/mask_vos*.toml on DAVIS and five clips, see docs/mask_vos.md; begun from the backbone above",
         package="matchcut",
         file="weights/files/mask_vos_small.safetensors",
         sha256="e8d5b9206e0014760718c23363e6aa5f12451b6293f1da9fa0018be853a19241",
@@ -103,7 +103,7 @@ MODELS: dict[str, Model] = {
         name="mask-vos",
         summary="matching, finer along edges, a linear classifier, and a decoder learned from video without a label",
         weights="mask-vos-small",
-        scores={"J&F, 8 sequences of DAVIS-2016 train": 89.1},
+        scores={"J&F, 8 sequences of DAVIS-2016 train": 89.8},
     ),
 }
 MODELS["transport-net"] = Model(
