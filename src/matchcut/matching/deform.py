@@ -204,7 +204,7 @@ class DeformableStack(nn.Module):
         if not widths or widths[-1] != 2:
             raise ValueError(f"widths: expected 2 channels (dy, dx) at the end, got {tuple(widths)}")
         self.layers = nn.ModuleList()
-        for before, after in zip((in_channels, *widths), widths, strict=False):
+        for before, after in zip((in_channels, *widths[:-1]), widths, strict=True):
             if dilation is None:
                 self.layers.append(DeformableConv(before, after, kernel))
             else:

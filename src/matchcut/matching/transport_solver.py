@@ -205,8 +205,8 @@ class _Carry(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, reference, f, g, b, values = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        results = [torch.zeros_like(one) if need else None for one, need in zip(ctx.saved_tensors, needs, strict=False)]
+        needs = ctx.needs_input_grad[: len(ctx.saved_tensors)]  # what comes after them is no tensor
+        results = [torch.zeros_like(one) if need else None for one, need in zip(ctx.saved_tensors, needs, strict=True)]
         grad_query, grad_reference, grad_f, grad_g, grad_b, grad_values = results
         with torch.autocast(f.device.type, enabled=False):
             for some, scores in _parts(query, reference, f, g, ctx.scale):

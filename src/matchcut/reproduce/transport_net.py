@@ -82,7 +82,7 @@ def figure_6(
     labels = [f"{side}x{side}x{channels}" for side, channels in sizes]
     figure = new_figure(12, 4.2)
     for panel, number, title in zip(figure.subplots(1, 2), (0, 1), ("seconds", "peak memory, MB"), strict=True):
-        for colour, name in zip(COLOURS, LAYERS, strict=False):
+        for colour, name in zip(COLOURS[: len(LAYERS)], LAYERS, strict=True):
             values = [max(found[name, size][number], 1e-4) for size in sizes]
             panel.plot(labels, values, "o-" if "factorised" in name else "s--", color=colour, label=name)
         panel.set_yscale("log")

@@ -98,7 +98,7 @@ class MaskVOSObjective(Objective):
         """Keep the backbone as it is at first, for its mean over flips; cluster all videos anew, when it is time to."""
         settings = self.settings
         if settings.flips > 0 and self.teacher is None:
-            self.teacher = copy.deepcopy(self.network.backbone).eval().requires_grad_(False)
+            self.teacher = self._copy_of_backbone()
         since = epoch - settings.masks_from
         if settings.masks == 0 or settings.pasted == 1 or since < 0 or since % settings.masks_every:
             return
@@ -123,12 +123,15 @@ class MaskVOSObjective(Objective):
         """Take them back."""
         device = next(self.network.parameters()).device
         if state.get("teacher"):
-            self.teacher = copy.deepcopy(self.network.backbone).eval().requires_grad_(False)
+            self.teacher = self._copy_of_backbone()
             self.teacher.load_state_dict(state["teacher"])
         self.clusters = {
             video: Clusters(centres.to(device), state["biases"][video].to(device))
             for video, centres in state["centres"].items()
         }
+
+    def _copy_of_backbone(self) -> Backbone:
+        return copy.deepcopy(self.network.backbone).eval().requires_grad_(False)
 
     # --- the loss
 
