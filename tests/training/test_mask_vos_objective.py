@@ -358,7 +358,7 @@ def test_flips_alone_train_the_backbone_alone(videos: Path, tmp_path: Path) -> N
 # --- recipes
 
 
-@pytest.mark.parametrize("name", ["mask_vos", "mask_vos_flips", "mask_vos_resnet18", "mask_vos_paper"])
+@pytest.mark.parametrize("name", ["mask_vos", "mask_vos_resnet18", "mask_vos_paper"])
 def test_the_recipes_are_valid(name: str) -> None:
     config = read_config(RECIPES / f"{name}.toml")
     settings = MaskVOSTraining(**config.settings)

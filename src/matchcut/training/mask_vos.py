@@ -163,7 +163,10 @@ class MaskVOSObjective(Objective):
 
     def _encode(self, images: Tensor) -> list[FrameFeatures]:
         """Of images (B, T, 3, H, W) those of each time, (B, ...)."""
-        encoded = self.network.encode(images.flatten(0, 1)).map(lambda one: one.unflatten(0, images.shape[:2]))
+        flat = images.flatten(0, 1)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.settings.masks_train_backbone):
+            maps = self.network.backbone(flat)
+        encoded = self.network.features(maps, flat).map(lambda one: one.unflatten(0, images.shape[:2]))
         return [encoded.map(lambda one, at=at: one[:, at]) for at in range(images.shape[1])]  # type: ignore[misc]
 
     def _keys(self, images: Tensor, maps: list[Tensor] | None = None) -> Tensor:
@@ -218,6 +221,8 @@ class MaskVOSObjective(Objective):
         if maps is not None and not back:  # gathered at once: a gather's gradient is as large as what it takes from
             rows = (chosen[:, None] * length + torch.tensor(_shown(length))).flatten().to(batch["frames"].device)
             at_hand = [one[rows].unflatten(0, (count, -1)) for one in maps]
+            if not self.settings.masks_train_backbone:
+                at_hand = [one.detach() for one in at_hand]
         if back:
             frames, labels = self._there_and_back(rngs, taken)
         else:

@@ -33,6 +33,8 @@ class MaskVOSTraining:
     `matchcut.training.flips`)."""
     masks: float = 1.0
     """Weight of the segmentation loss."""
+    masks_train_backbone: bool = True
+    """Whether that loss reaches the backbone; else it takes its features as they are."""
     edges: float = 0.0
     """How many times more than others pixels at edges count in it."""
     overlap: float = 0.0
