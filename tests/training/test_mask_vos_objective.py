@@ -355,6 +355,20 @@ def test_flips_alone_train_the_backbone_alone(videos: Path, tmp_path: Path) -> N
     assert all("flips" in line for line in logged(tmp_path / "run"))
 
 
+@pytest.mark.parametrize("long_term", [0.0, 1e-30], ids=["encoded for masks", "encoded for correspondence"])
+@pytest.mark.parametrize("trains", [True, False])
+def test_masks_train_the_backbone_where_they_may(videos: Path, tmp_path: Path, trains: bool, long_term: float) -> None:
+    settings = {"long_term": long_term, "cross_view": 0.0, "pasted": 0.0, "masks_train_backbone": trains}
+    made = objective(videos, tmp_path, **settings)
+    made.start_epoch(0, print)
+    batch = batch_of(made)
+    loss, _ = made.loss(batch, 0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    slopes = [one.grad.abs().max() for one in made.network.backbone.parameters() if one.grad is not None]
+    assert (bool(slopes) and float(max(slopes)) > 1e-6) == trains
+    assert any(one.grad is not None and one.grad.any() for one in made.network.decoder.parameters())
+
+
 # --- recipes
 
 
