@@ -162,6 +162,16 @@ def test_resuming_is_exact_between_two_progress_lines_in_bfloat16_without_averag
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.parametrize(("precision", "slow"), [("bfloat16", True), ("bfloat16", False), ("float32", True)])
+def test_a_precision_that_is_slow_here_is_named(
+    config: TrainConfig, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any, slow: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not slow, raising=False)
+    said: list[str] = []
+    train(replace(config, precision=precision, epochs=1), videos, tmp_path / "run", device="cpu", say=said.append)
+    assert any('precision = "float32" is faster' in line for line in said) == (precision == "bfloat16" and slow)
+
+
 def test_a_finished_run_stays_as_it_is(videos: Path, config: TrainConfig, tmp_path: Path) -> None:
     train(config, videos, tmp_path / "run", device="cpu")
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}

@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 
 from matchcut.benchmarks.drawing import GREY, new_figure, save
@@ -21,6 +22,7 @@ from matchcut.errors import DatasetError, PromptError
 from matchcut.files import write_csv
 from matchcut.masks import read_mask
 from matchcut.models.mask_vos import MaskVOS
+from matchcut.tracking.placement import pick_device, pick_precision
 from matchcut.training import training_loop
 from matchcut.training.config import OptimiserConfig, TrainConfig
 from matchcut.training.mask_vos import make_network
@@ -213,7 +215,7 @@ def _recipe(terms: Mapping[str, Any], epochs: int, seed: int, form: str, size: i
         objective="mask-vos",
         epochs=epochs,
         batch_size=4,
-        precision="bfloat16",
+        precision="bfloat16" if pick_precision("auto", pick_device("auto")) == torch.bfloat16 else "float32",
         average=0.99,
         workers=1,
         log_every=5,

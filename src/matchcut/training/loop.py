@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from matchcut.errors import DatasetError, OutputError
 from matchcut.files import make_folder
+from matchcut.tracking.placement import pick_precision
 from matchcut.training import mask_vos as _mask_vos  # noqa: F401  (they enter their objectives into the list)
 from matchcut.training import transport_net as _transport_net  # noqa: F401
 from matchcut.training.checkpoint import WEIGHTS, Run, about_run, checkpoints, clean, load_weights, read_latest
@@ -66,6 +67,8 @@ def train(
         if not fabric.is_global_zero:
             say = _silent
         _check_folder(out, resume)
+        if config.precision == "bfloat16" and pick_precision("auto", fabric.device) != torch.bfloat16:
+            say('this processor was not built for bfloat16 and computes it slowly; precision = "float32" is faster')
         seed_all(config.seed, MAKE)
         objective = find_objective(config.objective)(config, roots, cache or out / "frames", say)
         if len(objective.samples) == 0:
