@@ -9,15 +9,15 @@ from pathlib import Path
 
 from matchcut.benchmarks.drawing import COLOURS, bare, new_figure, save
 
-PANELS = (("masks", "overlap"), ("iou_carried", "iou"))
-TITLES = ("segmentation loss: cross-entropy, soft overlap", "IoU of the last frame: carried, decoded")
+PANELS = (("masks", "overlap"), ("iou_carried", "iou"), ("flips",))
+TITLES = ("segmentation loss", "IoU of the last frame", "squared distance to the mean over flips")
 
 
 def main() -> None:
     log, out = (Path(one) for one in sys.argv[1:3])
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    figure = new_figure(9, 3)
-    for panel, names, title in zip(figure.subplots(1, 2), PANELS, TITLES, strict=True):
+    figure = new_figure(12, 3)
+    for panel, names, title in zip(figure.subplots(1, len(PANELS)), PANELS, TITLES, strict=True):
         for name, colour in zip(names, COLOURS, strict=False):
             steps, values = zip(*((one["step"], one[name]) for one in rows if name in one), strict=True)
             panel.plot(steps, values, color=colour, linewidth=0.6, alpha=0.4)
