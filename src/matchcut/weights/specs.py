@@ -69,7 +69,7 @@ WEIGHTS: dict[str, Weights] = {
         origin="recipes/mask_vos.toml on DAVIS and five clips, see docs/mask_vos.md; begun from the backbone above",
         package="matchcut",
         file="weights/files/mask_vos_small.safetensors",
-        sha256="e8d5b9206e0014760718c23363e6aa5f12451b6293f1da9fa0018be853a19241",
+        sha256="c28826ceffc12e9783ba51ec566bcf6fe56a4b189c4c0c104b091e62e197bc92",
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
     ),
