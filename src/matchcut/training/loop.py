@@ -67,7 +67,8 @@ def train(
         if not fabric.is_global_zero:
             say = _silent
         _check_folder(out, resume)
-        if config.precision == "bfloat16" and pick_precision("auto", fabric.device) != torch.bfloat16:
+        slow = fabric.device.type == "cpu" and pick_precision("auto", fabric.device) != torch.bfloat16
+        if slow and config.precision == "bfloat16":
             say('this processor was not built for bfloat16 and computes it slowly; precision = "float32" is faster')
         seed_all(config.seed, MAKE)
         objective = find_objective(config.objective)(config, roots, cache or out / "frames", say)
