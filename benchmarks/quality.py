@@ -37,6 +37,8 @@ from matchcut.metrics import boundary_f, jaccard
 from matchcut.models.label_propagation import PRESETS
 from matchcut.reproduce.mask_vos import ROUNDS
 from matchcut.tracking.timeline import Timeline
+from matchcut.weights.specs import WEIGHTS
+from matchcut.weights.store import packaged_file
 from plain import Plain
 
 TIGHT = 0.002
@@ -44,7 +46,12 @@ TIGHT = 0.002
 SINGLE, MULTI = "davis2016-dev-480p", "davis2017-multi-240p"
 VARIANTS = {name.replace(" ", "-"): settings for name, settings in ROUNDS.items()} | {"no-decoder": {"blend": 1.0}}
 """Of mask-vos, step by step; `pixels` is the default, and `no-decoder` that without what was learned."""
-CHOICES = ["default", "label-propagation", *VARIANTS, *PRESETS, "plain"]
+LEARNED = "-learned"
+"""Label propagation by the settings so named, with the features that Mask-VOS learned."""
+CHOICES = [
+    *("default", "label-propagation", *VARIANTS, *PRESETS, "plain"),
+    *(one + LEARNED for one in ("label-propagation", *PRESETS)),
+]
 
 
 def main() -> None:
@@ -97,6 +104,10 @@ def tracker_of(preset: str, options: argparse.Namespace) -> matchcut.Tracker | P
         model = matchcut.load_model("mask-vos", weights=options.weights)
     elif preset in ("default", "label-propagation"):
         model = matchcut.load_model(None if preset == "default" else preset, backbone=options.backbone)
+    elif preset.endswith(LEARNED):
+        name = preset.removesuffix(LEARNED)
+        weights = options.weights or str(packaged_file(WEIGHTS["mask-vos-small"]))
+        model = matchcut.load_model("label-propagation", preset=name if name in PRESETS else None, weights=weights)
     else:
         model = matchcut.load_model(preset=preset, backbone=options.backbone)
     return matchcut.Tracker(model, size=options.size, precision=options.precision)

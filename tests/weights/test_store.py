@@ -8,6 +8,7 @@ import pickle
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from matchcut.errors import ModelError
@@ -301,6 +302,17 @@ def test_trained_weights_give_the_network_they_are_of(trained, dtype, tolerance)
             ours, theirs = (getattr(one.encode(picture()), name) for one in (model, network))
             assert (ours - theirs).norm() < tolerance * theirs.norm()
     assert next(model.decoder.parameters()).dtype == torch.float32 and not model.training
+
+
+def test_label_propagation_matches_what_a_run_learned(trained):
+    network, write = trained
+    model = load_model("label-propagation", preset="crw", weights=write())
+    assert model.settings == PRESETS["crw"] and model.grid == network.grid
+    with torch.no_grad():
+        deepest = network.backbone(picture())[-1]  # the one that the form matches
+        torch.testing.assert_close(model.encode(picture()), F.normalize(deepest, dim=1), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ModelError, match="backbone, stages and stride come with a run's weights"):
+        load_model(backbone=SPEC.backbone, weights=write())
 
 
 def test_two_files_of_weights_are_told_apart(trained):

@@ -49,7 +49,8 @@ def load_model(
         stages: which of the backbone's features (see `Backbone`); its last at 1/16 or less where None.
         stride: of the features and the grid, for CNNs; 8 for another backbone than the default where None.
         weights: a local file of the backbone's weights, so that nothing is downloaded; of a model that was
-            trained here, the `weights.safetensors` of a run, and all else comes with it.
+            trained here, the `weights.safetensors` of a run, and all else comes with it. Label propagation takes a
+            run of Mask-VOS too, and matches the features that its backbone learned.
 
     Raises:
         ModelError: unknown names, or weights that cannot be had or do not fit.
@@ -65,6 +66,13 @@ def load_model(
             raise ModelError(f"{name}: preset, backbone, stages and stride come with its weights; leave them out")
         file = packaged_file(WEIGHTS[spec.weights]) if weights is None else Path(weights)
         return trained_mask_vos(file) if spec.prompted else trained_transport_net(file)
+    settings = spec.settings if preset is None else preset
+    if weights is not None and _trained_here(Path(weights)):
+        if any(one is not None for one in (backbone, stages, stride)):
+            raise ModelError(f"{weights}: backbone, stages and stride come with a run's weights; leave them out")
+        network = trained_mask_vos(Path(weights))
+        network.backbone.stages = tuple(network.backbone.stages[one] for one in network.form.matched)
+        return LabelPropagation(network.backbone, settings, grid=network.grid)
     packaged = WEIGHTS[spec.weights]
     mix: tuple[float, ...] | None = None
     grid: int | None = None
@@ -81,7 +89,7 @@ def load_model(
         net = Backbone(backbone, stages or _usual_stages(backbone), stride or 8, pretrained=True, weights=weights)
     if not net.is_vit:
         fold_batch_norms(net.net)
-    return LabelPropagation(net, spec.settings if preset is None else preset, grid=grid, mix=mix)
+    return LabelPropagation(net, settings, grid=grid, mix=mix)
 
 
 def packaged_backbone(spec: Weights, stages: tuple[int, ...], stride: int) -> Backbone:
@@ -150,6 +158,14 @@ def _trained(
         if not backbone.is_vit:
             fold_batch_norms(backbone.net)
     return network, about
+
+
+def _trained_here(path: Path) -> bool:
+    """Whether a file says which of our networks it holds."""
+    try:
+        return "model" in _read_trained(path)[1]
+    except ModelError:  # weights of timm's may be of any format
+        return False
 
 
 def _read_trained(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
