@@ -335,7 +335,8 @@ def test_trained_weights_that_do_not_fit_are_refused(trained, tmp_path):
         with pytest.raises(ModelError, match=message):
             load_model("mask-vos", weights=write(**changed))
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "weights.safetensors").read_bytes()[:-9])
-    for name in ("cut.safetensors", "nowhere.safetensors"):
+    save_file({"a": torch.zeros(1)}, tmp_path / "odd.safetensors", {"network": "3"})
+    for name in ("cut.safetensors", "nowhere.safetensors", "odd.safetensors"):
         with pytest.raises(ModelError, match=f"{name}: cannot be read as weights"):
             load_model("mask-vos", weights=str(tmp_path / name))
     with pytest.raises(ModelError, match="preset, backbone, stages and stride come with its weights"):

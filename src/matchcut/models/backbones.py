@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -125,6 +126,8 @@ def _is_vit(name: str) -> bool:
 
 def _load(net: nn.Module, name: str, weights: str) -> None:
     """Load timm's weights of a model from a file: all that the network has, and nothing else but a classifier."""
+    if not Path(weights).is_file():
+        raise ModelError(f"{name}: {weights} is no file of weights (there is no such file)")
     try:
         stored = timm.models.load_state_dict(weights, use_ema=False)
     except Exception as error:  # whatever the file made its reader raise

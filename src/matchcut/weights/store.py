@@ -173,6 +173,8 @@ def _read_trained(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("network", "{}"))
+            if not isinstance(about, dict):
+                raise ValueError("what it says of its network is no table")
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118  (no dict)
     except (OSError, SafetensorError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
