@@ -10,6 +10,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from matchcut.errors import ShapeError
 from matchcut.matching import Affinity, Match, affinity, join
-from matchcut.matching.search import int8_levels
+from matchcut.matching.compiled_products import KEYS, LANES, compare
+from matchcut.matching.compiled_rounding import LEVELS, rounded
 
 MODULE = importlib.import_module("matchcut.matching.search")
 NEAR = 1e-5
@@ -125,19 +127,19 @@ def values_for(match: Affinity, channels: int = 3, dtype: torch.dtype = torch.fl
 
 def by_dense(match: Affinity, values: Tensor) -> Tensor:
     """`dense() @ v`, in the query's shape."""
-    carried = match.dense() @ values.flatten(2).transpose(1, 2)  # (B, Q, C)
+    carried = match.dense().to(values) @ values.flatten(2).transpose(1, 2)  # (B, Q, C)
     return carried.transpose(1, 2).reshape(*values.shape[:2], *match.query_shape)
 
 
 @pytest.fixture
 def spied(monkeypatch):
-    """Every block of scores the operator makes: (cells, columns, rows and columns of a block, dtype)."""
-    calls: list[tuple[int, int, tuple[int, int], torch.dtype]] = []
+    """Every block of scores that the plain search makes: (cells, columns, rows and columns of a block)."""
+    calls: list[tuple[int, int, tuple[int, int]]] = []
     original = MODULE.Scorer.scores
 
     def scores(self, block, runs):
         made = original(self, block, runs)
-        calls.append((len(block), len(made), self.plan.block, made.dtype))
+        calls.append((len(block), len(made), self.plan.block))
         return made
 
     monkeypatch.setattr(MODULE.Scorer, "scores", scores)
@@ -159,7 +161,7 @@ def block_scores(monkeypatch):
 # --- equal to the reference
 
 
-@pytest.mark.parametrize("shortlist", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
     ("window", "radii"),
     [
@@ -177,10 +179,10 @@ def block_scores(monkeypatch):
         ("square", [None, None]),
     ],
 )
-def test_equals_the_slow_reference(window, radii, shortlist):
-    query = features(2, 33, 11, 19)
-    references = [features(2, 33, 11, 19, seed=1 + i) for i in range(len(radii))]
-    match = affinity(query, references, top_k=5, radius=radii, window=window, shortlist=shortlist)
+def test_equals_the_slow_reference(window, radii, dtype):
+    query = features(2, 33, 11, 19, dtype=dtype)
+    references = [features(2, 33, 11, 19, seed=1 + i, dtype=dtype) for i in range(len(radii))]
+    match = affinity(query, references, top_k=5, radius=radii, window=window)
     assert isinstance(match, Match)
     assert agrees(match, query, references, top_k=5, radii=radii, window=window) > 0.98
     values = values_for(match)
@@ -213,13 +215,11 @@ def problems(draw):
 
 
 @settings(max_examples=60)
-@given(problems(), st.integers(1, 70), st.sampled_from([0.02, 0.07, 1.0]), st.booleans(), st.booleans())
-def test_equals_the_slow_reference_on_anything(problem, top_k, temperature, shortlist, stacked):
+@given(problems(), st.integers(1, 70), st.sampled_from([0.02, 0.07, 1.0]), st.booleans())
+def test_equals_the_slow_reference_on_anything(problem, top_k, temperature, stacked):
     query, references, radii, window = problem
     given_as = torch.stack(references, 2) if stacked else references
-    match = affinity(
-        query, given_as, top_k=top_k, temperature=temperature, radius=radii, window=window, shortlist=shortlist
-    )
+    match = affinity(query, given_as, top_k=top_k, temperature=temperature, radius=radii, window=window)
     agrees(match, query, references, top_k=top_k, temperature=temperature, radii=radii, window=window)
     values = values_for(match)
     torch.testing.assert_close(match.apply(values), by_dense(match, values), atol=1e-5, rtol=0)
@@ -228,10 +228,10 @@ def test_equals_the_slow_reference_on_anything(problem, top_k, temperature, shor
 # --- relations
 
 
-@pytest.mark.parametrize("shortlist", [False, True])
-def test_batch_is_a_loop_over_items(shortlist):
-    query, reference = features(3, 16, 9, 10), features(3, 16, 2, 9, 10, seed=1)
-    settings = {"top_k": 4, "radius": [None, 3], "shortlist": shortlist}
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batch_is_a_loop_over_items(dtype):
+    query, reference = features(3, 16, 9, 10, dtype=dtype), features(3, 16, 2, 9, 10, seed=1, dtype=dtype)
+    settings = {"top_k": 4, "radius": [None, 3]}
     match = affinity(query, reference, **settings)
     values = values_for(match)
     for item in range(3):
@@ -300,40 +300,40 @@ def test_a_frame_matched_to_itself_carries_its_own_values():
 # --- few cells
 
 
-@pytest.mark.parametrize("shortlist", [False, True])
-def test_top_k_above_the_number_of_cells_takes_all(shortlist):
-    query, reference = features(1, 8, 7, 5), features(1, 8, 2, 3, 4, seed=1)
-    match = affinity(query, reference, top_k=100, shortlist=shortlist)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_top_k_above_the_number_of_cells_takes_all(dtype):
+    query, reference = features(1, 8, 7, 5, dtype=dtype), features(1, 8, 2, 3, 4, seed=1, dtype=dtype)
+    match = affinity(query, reference, top_k=100)
     assert match.indices.shape == (1, 35, 24)
     assert torch.equal(match.indices.sort(2).values, torch.arange(24).expand(1, 35, 24))
     agrees(match, query, list(reference.unbind(2)), top_k=100)
 
 
-@pytest.mark.parametrize("shortlist", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("window", "radius"), [("disc", 1), ("disc", 1.5), ("square", 0), ("square", 1)])
-def test_a_window_with_fewer_cells_than_top_k(window, radius, shortlist):
-    query, reference = features(1, 8, 9, 7), features(1, 8, 9, 7, seed=1)
+def test_a_window_with_fewer_cells_than_top_k(window, radius, dtype):
+    query, reference = features(1, 8, 9, 7, dtype=dtype), features(1, 8, 9, 7, seed=1, dtype=dtype)
     settings = {"top_k": 20, "temperature": 1.0, "window": window}
-    match = affinity(query, reference, radius=radius, shortlist=shortlist, **settings)
+    match = affinity(query, reference, radius=radius, **settings)
     agrees(match, query, [reference], radii=[radius], **settings)
     inside = window_mask((9, 7), radius, window, (9, 7))
     assert torch.equal(match.dense()[0] > 0, inside)
 
 
-@pytest.mark.parametrize("shortlist", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("radius", [1, 2])
 @pytest.mark.parametrize("top_k", [65, 97, 200, 1000])
-def test_top_k_above_what_the_windows_of_a_block_reach(top_k, radius, shortlist):
-    query, reference = features(1, 8, 20, 21), features(1, 8, 20, 21, seed=1)
-    match = affinity(query, reference, top_k=top_k, radius=radius, shortlist=shortlist)
+def test_top_k_above_what_the_windows_of_a_block_reach(top_k, radius, dtype):
+    query, reference = features(1, 8, 20, 21, dtype=dtype), features(1, 8, 20, 21, seed=1, dtype=dtype)
+    match = affinity(query, reference, top_k=top_k, radius=radius)
     agrees(match, query, [reference], top_k=top_k, radii=[radius])
 
 
-@pytest.mark.parametrize("shortlist", [False, True])
-def test_training_goes_on_after_inference_on_the_same_sizes(shortlist):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_training_goes_on_after_inference_on_the_same_sizes(dtype):
     """What is kept for the next call must not be an inference tensor."""
-    query, reference = features(1, 32, 9, 13), features(1, 32, 9, 13, seed=1)
-    settings = {"top_k": 4, "radius": [None, 3], "shortlist": shortlist}
+    query, reference = features(1, 32, 9, 13, dtype=dtype), features(1, 32, 9, 13, seed=1, dtype=dtype)
+    settings = {"top_k": 4, "radius": [None, 3]}
     with torch.inference_mode():
         expected = affinity(query, [reference, reference], **settings)
     match = affinity(query.requires_grad_(), [reference, reference], **settings)
@@ -356,9 +356,9 @@ def test_no_objects():
     assert carried.shape == (2, 0, 5, 6) and carried.dtype == torch.float32
 
 
-@pytest.mark.parametrize("shortlist", [False, True])
-def test_a_query_with_no_cells(shortlist):
-    match = affinity(torch.zeros(1, 8, 0, 6), features(1, 8, 5, 6), shortlist=shortlist)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_query_with_no_cells(dtype):
+    match = affinity(torch.zeros(1, 8, 0, 6, dtype=dtype), features(1, 8, 5, 6, dtype=dtype))
     assert match.dense().shape == (1, 0, 30)
     assert match.apply(torch.zeros(1, 3, 5, 6)).shape == (1, 3, 0, 6)
 
@@ -372,17 +372,17 @@ def test_an_empty_batch():
 # --- where
 
 
-@pytest.mark.parametrize("shortlist", [False, True])
-def test_where_matches_some_cells_and_leaves_the_others_empty(shortlist, spied):
-    query, reference = features(2, 16, 30, 31), features(2, 16, 2, 30, 31, seed=1)
-    settings = {"top_k": 4, "radius": 3, "shortlist": shortlist}
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_where_matches_some_cells_and_leaves_the_others_empty(dtype, spied):
+    query, reference = features(2, 16, 30, 31, dtype=dtype), features(2, 16, 2, 30, 31, seed=1, dtype=dtype)
+    settings = {"top_k": 4, "radius": 3}
     whole = affinity(query, reference, **settings)
     made = len(spied)
     where = torch.zeros(2, 30, 31, dtype=torch.bool)
     where[0, 3:9, 4:7] = True
     where[1, 29, 30] = True
     part = affinity(query, reference, where=where, **settings)
-    assert len(spied) - made < made / 3  # blocks with nothing to match are passed over
+    assert dtype == torch.float32 or len(spied) - made < made / 3  # blocks with nothing to match are passed over
     flat = where.flatten(1)
     assert torch.equal(part.indices[flat], whole.indices[flat])
     torch.testing.assert_close(part.weights[flat], whole.weights[flat], atol=1e-5, rtol=0)
@@ -400,15 +400,14 @@ def test_where_everywhere_and_nowhere():
     assert not affinity(query, reference, where=~everywhere).dense().any()
 
 
-# --- the shortlist
+# --- rounding, on the CPU in float32
 
 
 @pytest.mark.parametrize(("window", "radius"), [("disc", None), ("disc", 6), ("square", 5)])
-def test_shortlist_changes_no_choice(window, radius):
+def test_rounding_changes_no_choice(window, radius):
     query, reference = features(1, 64, 31, 29), features(1, 64, 2, 31, 29, seed=1)
-    plain, short = (
-        affinity(query, reference, radius=radius, window=window, shortlist=how).indices for how in (False, True)
-    )
+    short = affinity(query, reference, radius=radius, window=window).indices
+    plain = affinity(query.double(), reference.double(), radius=radius, window=window).indices
     different = (plain.sort(2).values != short.sort(2).values).any(2)
     scores = all_scores(query.double(), list(reference.double().unbind(2)), [radius] * 2, window)
     best = scores.topk(11, dim=2).values
@@ -417,68 +416,85 @@ def test_shortlist_changes_no_choice(window, radius):
     assert tied.double().mean() < 0.01
 
 
-@pytest.mark.parametrize("noise", [1e-2, 3e-3, 3e-4])
+@pytest.mark.parametrize("noise", [1e-2, 1e-3, 3e-4])
 @pytest.mark.parametrize("radius", [None, 9])
 @pytest.mark.parametrize("outlier", [False, True])
 def test_keys_that_rough_scores_cannot_tell_apart_are_told_apart(noise, radius, outlier):
     generator = torch.Generator().manual_seed(3)
     base = F.normalize(torch.randn(1, 48, 1, 1, generator=generator), dim=1)
     reference = base + noise * F.normalize(torch.randn(1, 48, 32, 33, generator=generator), dim=1)
-    if outlier:  # the bound on what rounding costs is that of the largest key: now it excludes no other
+    if outlier:  # steps are as large as the largest key needs them: now they tell no other apart
         reference[..., 20, 11] = -3 * base[..., 0, 0]
     query = features(1, 48, 32, 33, seed=4)
-    match = affinity(query, reference, top_k=7, radius=radius, shortlist=True)
+    match = affinity(query, reference, top_k=7, radius=radius)
     clear = agrees(match, query, [reference], top_k=7, radii=[radius], near=1e-6)
-    assert clear > (0.5 if noise > 1e-3 else 0.1)
-
-
-@pytest.mark.parametrize(("shortlist", "dtype"), [(True, torch.int32), (False, torch.float32)])
-def test_the_shortlist_is_made_of_whole_numbers(shortlist, dtype, spied):
-    frame = features(1, 256, 24, 24)
-    affinity(frame, frame, shortlist=shortlist)
-    assert spied and all(one == dtype for *_, one in spied)
+    assert clear > (0.5 if noise > 3e-4 else 0.1)
 
 
 @pytest.mark.parametrize("position", [1, 105, 235])
-def test_shortlist_is_exact_where_rounding_is_at_its_worst(position):
-    # By steps of 1/127, 9.6 and 10.4 both become 10: what is lost lies along the query, in each channel.
+def test_rounding_is_accounted_for_where_it_is_at_its_worst(position):
+    # Where keys lie in steps of a tenth, 9.52 and 10.4 both become whole tens: what is lost lies along the query, in
+    # each channel. The first channel, which the query has not, makes the longest key, and so the steps, that large.
     def row(steps):
-        return torch.tensor([1.0] + [steps / 127] * 63)
+        return torch.tensor([0.0] + [steps] * 63)
 
     query = torch.stack([row(10.4), -row(10.4)]).T[None, :, None]  # both signs, so that the means are 0
     signs = torch.tensor([1.0, -1.0]).repeat_interleave(4).repeat(2)
-    reference = (row(9.6)[:, None, None] * signs).expand(-1, 16, -1).clone()
+    reference = (row(9.52)[:, None, None] * signs).expand(-1, 16, -1).clone()
     reference.view(64, 256)[:, position] = row(10.4)
-    for shortlist in (False, True):
-        match = affinity(query, reference[None], top_k=1, shortlist=shortlist)
-        assert match.indices[0, 0].item() == position
+    reference[0, 15, 14:] = torch.tensor([LEVELS, -LEVELS])  # alone in its channel
+    match = affinity(query, reference[None], top_k=1)
+    assert match.indices[0, 0].item() == position
 
 
-def test_int8_products_are_exact_with_the_levels_used():
-    levels = int8_levels()
-    assert levels in (63, 127)
-    a, b = (torch.randint(0, 2, size) * 2 * levels - levels for size in ((600, 176), (176, 160)))
-    assert torch.equal(torch._int_mm(a.to(torch.int8), b.to(torch.int8)).long(), a @ b)
+@pytest.mark.parametrize("common", [False, True])
+@pytest.mark.parametrize("channels", [1, 5, 64])
+def test_rounded_rows_are_near_and_what_is_lost_is_known(common, channels):
+    frames = [10.0 ** (3 * i) * features(1, channels, 5, 6, seed=i)[0].permute(1, 2, 0).contiguous() for i in range(3)]
+    frames[0][2, 3] = 0
+    centre = frames[1].mean((0, 1))
+    found = rounded(frames, centre, common=common)
+    assert found.whole.shape == (3, 30, channels + channels % 2) and not found.whole[:, :, channels:].any()
+    lengths = np.linalg.norm(found.whole.astype(np.int64), axis=2)
+    assert lengths.max() <= LEVELS + math.sqrt(channels) / 2 < 2**15
+    assert len(np.unique(found.step)) == 1 if common else (lengths[found.length[1] > 0] > LEVELS - math.sqrt(channels)).all()
+    rows = torch.stack(frames).flatten(1, 2).double().numpy()
+    less = rows - centre.double().numpy()
+    np.testing.assert_allclose(found.length, [np.linalg.norm(one, axis=2) for one in (rows, less)], rtol=1e-5)
+    lost = np.linalg.norm(less - found.whole[:, :, :channels] * found.step[:, :, None].astype(np.float64), axis=2)
+    np.testing.assert_allclose(found.lost, lost, rtol=0.02, atol=3e-7 * found.length.max())
+    assert (lost <= math.sqrt(channels) / 2 * found.step * 1.01).all()
 
 
-def test_shortlist_of_fewer_levels_gives_the_same(monkeypatch):
-    query, reference = features(1, 33, 17, 19), features(1, 33, 2, 17, 19, seed=1)
-    expected = affinity(query, reference, radius=[None, 6], shortlist=True)
-    monkeypatch.setattr("matchcut.matching.compiled_search.int8_levels", lambda: 63)
-    match = affinity(query, reference, radius=[None, 6], shortlist=True)
-    assert torch.equal(match.indices, expected.indices) and torch.equal(match.scores, expected.scores)
+@pytest.mark.parametrize("channels", [2, 176, 1024])
+def test_products_of_whole_numbers_are_exact(channels):
+    random = np.random.default_rng(0)
+    query = random.integers(-900, 901, (LANES, channels)).astype(np.int16)
+    keys = random.integers(-900, 901, (KEYS + 3, channels)).astype(np.int16)
+    query[:, 0], keys[:, 0] = LEVELS, np.where(np.arange(KEYS + 3) % 2, LEVELS, -LEVELS)  # the largest there are
+    expected = keys[2 : 2 + KEYS].astype(np.int64) @ query.T.astype(np.int64)
+    limits = np.sort(expected, 0)[1]  # of each lane, all but its two least are above
+    packed = np.ascontiguousarray(query.reshape(LANES, -1, 2).transpose(1, 0, 2))
+    products, step = np.zeros((KEYS, LANES), np.int32), 2 * channels
+    arrays = packed.ctypes.data, keys.ctypes.data + 2 * step, limits.astype(np.int32), products.ctypes.data
+    hits = numba.njit(lambda a, b, c, d, e, f: compare(a, b, c, d, e, f))(
+        arrays[0], arrays[1], step, channels // 2, arrays[2].ctypes.data, arrays[3]
+    )
+    assert np.array_equal(products, expected)
+    bits = [hits >> (LANES * key + lane) & 1 for key in range(KEYS) for lane in range(LANES)]
+    assert np.array_equal(np.reshape(bits, (KEYS, LANES)), expected > limits)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-12, 1e12])
-def test_shortlist_is_exact_for_small_and_large_features(scale):
+def test_small_and_large_features(scale):
     query, reference = features(1, 32, 9, 11), features(1, 32, 2, 9, 11, seed=1)
-    plain, short = (affinity(scale * query, reference, shortlist=how) for how in (False, True))
-    torch.testing.assert_close(short.scores, plain.scores, atol=0, rtol=1e-5)
+    plain, short = (affinity(scale * query.to(dtype), reference.to(dtype)) for dtype in (torch.float64, torch.float32))
+    torch.testing.assert_close(short.scores.double(), plain.scores, atol=1e-6 * scale, rtol=1e-5)
 
 
 @settings(max_examples=40)
 @given(st.integers(0, 2**16), st.integers(1, 12), st.sampled_from([1, 2, 4, 16]), st.integers(5, 64))
-def test_shortlist_is_exact_on_coarse_numbers(seed, top_k, levels, channels):
+def test_exact_on_coarse_numbers(seed, top_k, levels, channels):
     # Nearly alike, all rounded the same way, and many ties.
     generator = torch.Generator().manual_seed(seed)
 
@@ -487,7 +503,7 @@ def test_shortlist_is_exact_on_coarse_numbers(seed, top_k, levels, channels):
 
     query = coarse(1, channels, 2, 8) * torch.tensor([1.0, -1.0])[:, None]
     reference = coarse(1, 1, 16, 20).expand(1, channels, 16, 20)
-    match = affinity(query, reference, top_k=top_k, temperature=channels / 16, shortlist=True)
+    match = affinity(query, reference, top_k=top_k, temperature=channels / 16)
     scores = all_scores(query.double(), [reference.double()], [None], "disc")
     found = scores.gather(2, match.indices).sort(2, descending=True).values
     torch.testing.assert_close(found, scores.topk(top_k, dim=2).values, atol=1e-6 * channels, rtol=0)
@@ -496,13 +512,11 @@ def test_shortlist_is_exact_on_coarse_numbers(seed, top_k, levels, channels):
 # --- blocks
 
 
-@pytest.mark.parametrize("shortlist", [False, True])
 @pytest.mark.parametrize("most", [1, 20_000, 10**9])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_chunked_is_whole(most, shortlist, dtype, block_scores):
-    query = features(1, 16, 23, 26, dtype=dtype)
-    reference = features(1, 16, 3, 23, 26, seed=1, dtype=dtype)
-    settings = {"top_k": 5, "radius": [None, 7, 3], "shortlist": shortlist}
+def test_chunked_is_whole(most, block_scores):
+    query = features(1, 16, 23, 26, dtype=torch.float64)
+    reference = features(1, 16, 3, 23, 26, seed=1, dtype=torch.float64)
+    settings = {"top_k": 5, "radius": [None, 7, 3]}
     expected = affinity(query, reference, **settings)
     block_scores(most)
     match = affinity(query, reference, **settings)
@@ -511,7 +525,7 @@ def test_chunked_is_whole(most, shortlist, dtype, block_scores):
 
 
 def test_blocks_follow_the_setting(block_scores, spied):
-    frame = features(1, 8, 40, 40)
+    frame = features(1, 8, 40, 40, dtype=torch.float64)
     affinity(frame, frame)
     usual = len(spied)
     block_scores(1)
@@ -523,28 +537,27 @@ def test_blocks_follow_the_setting(block_scores, spied):
 @pytest.mark.parametrize(("window", "reach"), [("disc", 5), ("square", 6)])
 def test_scores_outside_what_windows_reach_are_never_made(window, reach, spied):
     height, width, radius = 90, 120, 6
-    frame = features(1, 8, height, width)
-    affinity(frame, frame, radius=radius, window=window, shortlist=False)
+    frame = features(1, 8, height, width, dtype=torch.float64)
+    affinity(frame, frame, radius=radius, window=window)
     rows, wide = spied[0][2]
     reachable = (rows + 2 * reach) * (wide + 2 * reach)
-    assert all(columns <= reachable for _, columns, _, _ in spied)
+    assert all(columns <= reachable for _, columns, _ in spied)
     assert len(spied) == math.ceil(height / rows) * math.ceil(width / wide)
-    made = sum(cells * columns for cells, columns, _, _ in spied)
+    made = sum(cells * columns for cells, columns, _ in spied)
     assert made <= height * width * reachable < (height * width) ** 2 / 20
 
 
 # --- gradients
 
 
-@pytest.mark.parametrize("shortlist", [False, True])
 @pytest.mark.parametrize(("window", "radii"), [("disc", [None, 2.0]), ("square", [1, 1]), ("disc", [None, None])])
-def test_gradcheck(window, radii, shortlist):
+def test_gradcheck(window, radii):
     query = features(2, 3, 3, 4, dtype=torch.float64).requires_grad_()
     reference = features(2, 3, 2, 3, 4, seed=1, dtype=torch.float64).requires_grad_()
     values = torch.rand(2, 2, 2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).requires_grad_()
 
     def carry(query, reference, values):
-        match = affinity(query, reference, top_k=3, temperature=0.5, radius=radii, window=window, shortlist=shortlist)
+        match = affinity(query, reference, top_k=3, temperature=0.5, radius=radii, window=window)
         return match.apply(values), match.dense()
 
     assert torch.autograd.gradcheck(carry, (query, reference, values))
@@ -589,8 +602,8 @@ def test_no_graph_when_nobody_asks():
 
 def test_asking_for_a_gradient_changes_no_answer():
     query, reference = features(1, 32, 9, 9), features(1, 32, 9, 9, seed=1)
-    quiet = affinity(query, reference, radius=3, shortlist=True)
-    match = affinity(query.requires_grad_(), reference, radius=3, shortlist=True)
+    quiet = affinity(query, reference, radius=3)
+    match = affinity(query.requires_grad_(), reference, radius=3)
     assert torch.equal(match.indices, quiet.indices)
     torch.testing.assert_close(match.weights, quiet.weights, atol=1e-5, rtol=0)
 
@@ -598,10 +611,10 @@ def test_asking_for_a_gradient_changes_no_answer():
 # --- layouts, precisions, devices, compilation
 
 
-@pytest.mark.parametrize("shortlist", [False, True])
-def test_layout_in_memory_does_not_matter(shortlist):
-    query, reference = features(2, 33, 8, 9), features(2, 33, 2, 8, 9, seed=1)
-    settings = {"radius": 3, "shortlist": shortlist}
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_layout_in_memory_does_not_matter(dtype):
+    query, reference = features(2, 33, 8, 9, dtype=dtype), features(2, 33, 2, 8, 9, seed=1, dtype=dtype)
+    settings = {"radius": 3}
     expected = affinity(query, reference, **settings)
     values = values_for(expected)
     swapped = query.transpose(2, 3).contiguous().transpose(2, 3)
@@ -623,16 +636,14 @@ def test_layout_in_memory_does_not_matter(shortlist):
 def test_inputs_are_left_as_they_were():
     query, reference = features(1, 33, 8, 9), features(1, 33, 8, 9, seed=1)
     copies = query.clone(), reference.clone()
-    for shortlist in (False, True):
-        affinity(query, reference, radius=3, shortlist=shortlist)
+    affinity(query, reference, radius=3)
     assert torch.equal(query, copies[0]) and torch.equal(reference, copies[1])
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.08)])
-@pytest.mark.parametrize("shortlist", [False, True])
-def test_half_precision_stays_within_a_tolerance(dtype, tolerance, shortlist):
+def test_half_precision_stays_within_a_tolerance(dtype, tolerance):
     query, reference = features(1, 32, 12, 13, dtype=dtype), features(1, 32, 2, 12, 13, seed=1, dtype=dtype)
-    match = affinity(query, reference, temperature=0.1, radius=5, shortlist=shortlist)
+    match = affinity(query, reference, temperature=0.1, radius=5)
     exact = affinity(query.double(), reference.double(), temperature=0.1, radius=5)
     values = values_for(match, dtype=torch.float64)  # in [0, 1]
     carried = match.apply(values.to(dtype))
@@ -668,7 +679,7 @@ def test_compiled_gives_the_same(backend, differentiable):
     values = torch.rand(1, 2, 2, 5, 6)
 
     def carry(query, reference, values):
-        return affinity(query, reference, top_k=4, radius=[None, 3], shortlist=False).apply(values)
+        return affinity(query, reference, top_k=4, radius=[None, 3]).apply(values)
 
     torch._dynamo.reset()
     carried, expected = torch.compile(carry, backend=backend)(query, reference, values), carry(query, reference, values)
@@ -698,13 +709,12 @@ def test_threads_do_not_disturb_each_other():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("shortlist", [False, True])
 @pytest.mark.parametrize("radius", [None, 4])
-def test_cuda_equals_cpu(radius, shortlist):
+def test_cuda_equals_cpu(radius):
     query, reference = features(2, 24, 17, 18, dtype=torch.float64), features(2, 24, 2, 17, 18, dtype=torch.float64)
     expected = affinity(query, reference, radius=radius)
     query, reference = query.cuda().requires_grad_(), reference.cuda().requires_grad_()
-    match = affinity(query, reference, radius=radius, shortlist=shortlist)
+    match = affinity(query, reference, radius=radius)
     torch.testing.assert_close(match.dense().cpu(), expected.dense())
     match.apply(values_for(expected, dtype=torch.float64).cuda()).square().sum().backward()
     assert query.grad is not None and reference.grad is not None

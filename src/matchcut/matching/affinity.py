@@ -18,7 +18,7 @@ from torch import Tensor
 
 from matchcut.errors import ShapeError
 from matchcut.matching.pairs import pair_scores
-from matchcut.matching.search import Radius, Window, int8_levels, plan, search
+from matchcut.matching.search import Radius, Window, plan, search
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,6 @@ def affinity(
     radius: Radius | Sequence[Radius] = None,
     window: Window = "disc",
     where: Tensor | None = None,
-    shortlist: bool | None = None,
 ) -> Affinity:
     """Match each query cell to the `top_k` most similar reference cells in its window.
 
@@ -105,8 +104,6 @@ def affinity(
             axes (DINO).
         where: (B, H, W) bool, the query cells that are to be matched; all where None. The others carry nothing: their
             weights are 0.
-        shortlist: on the CPU in float32, compare in whole numbers of 8 bits first, then exactly (see
-            `matchcut.matching.search`); None where it is faster. The answer is the same.
 
     Returns:
         The match; `apply` carries values (B, C, T, h, w) to (B, C, H, W).
@@ -146,7 +143,7 @@ def affinity(
         keys = [one[item].permute(1, 2, 0).contiguous() for one in references]  # T of (h, w, C)
         needed = None if where is None else where[item]
         with torch.no_grad():
-            chosen, scores = _search([one.detach() for one in (rows, *keys)], radii, window, top_k, needed, shortlist)
+            chosen, scores = _search([one.detach() for one in (rows, *keys)], radii, window, top_k, needed)
         if torch.is_grad_enabled() and (rows.requires_grad or any(one.requires_grad for one in keys)):
             again = pair_scores(rows.flatten(0, 1), torch.stack(keys).flatten(0, 2), chosen)
             scores = again.masked_fill(scores == -torch.inf, -torch.inf)
@@ -190,20 +187,17 @@ def _search(
     window: Window,
     top_k: int,
     where: Tensor | None,
-    shortlist: bool | None,
 ) -> tuple[Tensor, Tensor]:
     """Positions and scores (Q, K) of the best, by the fastest way there is for these features, the query first."""
     query, *keys = features
     sizes = (query.shape[0], query.shape[1]), (keys[0].shape[0], keys[0].shape[1])
     if query.device.type != "cpu" or query.dtype != torch.float32:
         return search(query, keys, plan(*sizes, tuple(radii), window), top_k, where)
-    from matchcut.matching.compiled import LANES, as_many_threads_as_torch  # late: Numba takes a moment to load
+    from matchcut.matching.compiled import as_many_threads_as_torch  # late: Numba takes a moment to load
     from matchcut.matching.compiled_search import compiled_search
 
-    if shortlist is None:
-        shortlist = query.shape[2] >= 32 and _multiplies_int8()
     with as_many_threads_as_torch():
-        return compiled_search(query, keys, plan(*sizes, tuple(radii), window, LANES), top_k, where, shortlist)
+        return compiled_search(query, keys, tuple(radii), window, top_k, where)
 
 
 def _as_list(query: Tensor, reference: Tensor | Sequence[Tensor]) -> list[Tensor]:
@@ -236,9 +230,3 @@ def _radii(radius: Radius | Sequence[Radius], count: int) -> list[Radius]:
     if len(radii) != count:
         raise ShapeError(f"radius: expected one, or one for each of the {count} references, got {len(radii)}")
     return radii
-
-
-def _multiplies_int8() -> bool:
-    """Whether this processor multiplies whole numbers of 8 bits faster than float32: four times, by AVX-512 VNNI."""
-    supported = getattr(torch.cpu, "_is_vnni_supported", None)
-    return supported is not None and supported() and int8_levels() == 127

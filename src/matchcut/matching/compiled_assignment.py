@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from matchcut.matching.assignment_newton import copy, project, project_backward
 from matchcut.matching.assignment_plain import Settings
-from matchcut.matching.compiled import FASTMATH, _kernel, as_many_threads_as_torch
+from matchcut.matching.compiled import FASTMATH, as_many_threads_as_torch, kernel
 
 _compiled = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", cache=True)
 
@@ -273,7 +273,7 @@ def _run_back(cost: Any, weight: Any, plan: Any, taken: Any, kept: Any, grad_cos
     return grad
 
 
-@_kernel
+@kernel
 def forward(
     cost: Any, start: Any, objects: Any, proposals: Any, plan: Any, answer: Any, objectives: Any, taken: Any, kept: Any
 ) -> None:
@@ -296,7 +296,7 @@ def forward(
         _paste(found, objects[item], proposals[item], answer[item])
 
 
-@_kernel
+@kernel
 def backward(
     cost: Any,
     grad_answer: Any,
@@ -319,7 +319,7 @@ def backward(
         _paste(into_start, objects[item], proposals[item], grad_start[item])
 
 
-@_kernel
+@kernel
 def greedy_pairs(cost: Any, objects: Any, proposals: Any, matrix: Any) -> None:
     """Fills `matrix` (B, N, M), which is 0, with 1 at the cheapest pair of what is left, again and again."""
     for number in prange(len(cost)):

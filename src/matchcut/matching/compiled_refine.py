@@ -3,13 +3,12 @@ come, none of which is ever stored."""
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numba import prange
 from torch import Tensor
 
-from matchcut.matching.compiled import _insert, _kernel, _pointer, addresses_of, as_many_threads_as_torch
+from matchcut.matching.compiled import addresses_of, as_many_threads_as_torch, insert, kernel, row_at
 
 PIECE = 16
 """Coarse cells that a thread takes in one go."""
@@ -39,7 +38,7 @@ def best_around(
     return found, best
 
 
-@_kernel
+@kernel
 def _around(
     query: Any, ends: Any, addresses: Any, pairs: Any, weights: Any, height: int, width: int, best: Any, found: Any
 ) -> None:
@@ -68,7 +67,7 @@ def _around(
                         if known:
                             continue
                         place = row * width + column
-                        key = numba.carray(_pointer(addresses[frames[i]] + place * channels * 4), channels, np.float32)
+                        key = row_at(addresses[frames[i]], place, channels)
                         a = b = c = d = np.float32(0)
                         for channel in range(channels):
                             a += query[first, channel] * key[channel]
@@ -78,4 +77,4 @@ def _around(
                         scores[0], scores[1], scores[2], scores[last - first] = a, b, c, d
                         for q in range(first, last + 1):
                             if scores[q - first] > best[q, -1]:
-                                _insert(best[q], found[q], scores[q - first], frames[i] * height * width + place)
+                                insert(best[q], found[q], scores[q - first], frames[i] * height * width + place)

@@ -1,142 +1,237 @@
-"""The search for the top-k on the CPU, with compiled loops: see `matchcut.matching.search`."""
+"""The search for the top-k on the CPU in float32, compiled: see `matchcut.matching.search`.
+
+Features are rounded to whole numbers of 16 bits, whose products are exact, and twice as fast as those of float32. A
+bound on what rounding costs says which cells may belong to a query cell's top-k, and these are compared in float32. No
+score is stored: each is held against the limit that its query cell has reached so far, and few are above it.
+"""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 import torch
+from numba import prange
 from torch import Tensor
 
-from matchcut.matching import compiled
-from matchcut.matching.compiled import FAN, GROUP, Array, RunRow, addresses_of
-from matchcut.matching.search import Plan, Scorer, int8_levels
+from matchcut.matching.compiled import Array, addresses_of, insert, kernel, row_at
+from matchcut.matching.compiled_products import KEYS, LANES, compare, lowest_bit
+from matchcut.matching.compiled_rounding import rounded
+from matchcut.matching.search import Radius, Window, reach_of
+
+TILE = 4
+"""Rows and columns of the query cells that are compared at once: the windows of a square have most in common."""
+TILES = 2
+"""Rows and columns of tiles in a block: they go through a row of references together, while it is in the cache."""
+CANDIDATES = 96
+"""Cells that a query cell collects before they are compared exactly."""
+PARTS = 16
+"""Each takes every so manieth block, so that all threads have as much to do."""
+BELOW_ALL, ABOVE_ALL = -(2**31), 2**31 - 1
+"""Limits of products of rounded rows."""
 
 
-class _Rough(NamedTuple):
-    """What rough scores are made of: query . key = query' . key' * factor * scale + bias + constant, but for an error
-    (see `select`)."""
+class Windows(NamedTuple):
+    """The cells inside the windows of a tile's cells, on a square around the tile."""
 
-    query: Tensor
-    """(H, W, C)."""
-    factor: Tensor
-    """(H, W)."""
-    scale: Tensor
-    """(T, h, w)."""
-    bias: Tensor
-    """(T, h, w)."""
-    constant: Tensor
-    """(H, W)."""
-    error: Tensor
-    """(4, H, W)."""
-    error_key: Tensor
-    """(2, T, h, w)."""
+    reach: int
+    """Rows and columns of the square on each side of the tile."""
+    which: Array
+    """(T,) int64, for each reference the number of its window; -1 where there is none."""
+    inside: Array
+    """(windows, side, side) uint64, bits as `compare` gives them: in the window of which cell of the tile a cell of the
+    square is, and the KEYS - 1 to its right."""
+    spans: Array
+    """(windows, side, 2) int64, of each row the columns from which, and up to which, there are such cells."""
 
 
 def compiled_search(
-    query: Tensor, keys: list[Tensor], plan: Plan, top_k: int, where: Tensor | None, shortlist: bool
+    query: Tensor, keys: list[Tensor], radii: tuple[Radius, ...], window: Window, top_k: int, where: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """As `search`, for float32 on the CPU; the rough scores are of whole numbers if `shortlist`, else float32."""
-    top_k = min(top_k, len(keys) * plan.reference[0] * plan.reference[1])
-    chosen = torch.zeros(*plan.query, top_k, dtype=torch.int64)
-    best = query.new_zeros(*plan.query, top_k)
-    with torch.inference_mode():  # what is kept for the next frame is of one kind, whoever calls
-        scorer = _scorer(plan, query.shape[2], torch.int8 if shortlist else torch.float32)
-        scorer.start()
-        rough = (_in_int8 if shortlist else _in_float32)(query, keys, scorer.keys)
-        addresses = addresses_of(keys)
-        numbers = torch.arange(query.shape[0] * query.shape[1]).view(plan.query)
-        rough_query, factors = rough.query.flatten(0, 1), rough.factor.flatten()
-        of_keys = rough.scale.flatten(1).numpy(), rough.bias.flatten(1).numpy()
-        errors = rough.error.flatten(1).numpy(), rough.error_key.flatten(2).numpy()
-        rows, constant = query.flatten(0, 1).numpy(), rough.constant.flatten().numpy()
-        answer = best.flatten(0, 1).numpy(), chosen.flatten(0, 1).numpy()
-        for block in plan.blocks(where):
-            runs = plan.runs(block)
-            lanes = block.take(numbers)
-            filled = plan.fill_up(lanes)
-            windows = [plan.outside(block, run, best).flatten(0, 1) for run in runs if run.radius is not None]
-            outside = windows[0] if len(windows) == 1 else torch.cat(windows) if windows else best.new_empty(0, 1)
-            scores = scorer.scores(rough_query[filled].t(), runs)
-            table, groups = _tables(plan, (block.rows.start, block.columns.start))
-            maxima = np.empty((len(groups) + -(-len(groups) // FAN), len(filled)), np.float32)
-            made = scores.numpy(), factors[filled].numpy(), *of_keys, table, groups, outside.numpy()
-            compiled.select(*made, rows, lanes.numpy(), addresses, constant, *errors, maxima, *answer)
-    return chosen.flatten(0, 1), best.flatten(0, 1)
+    """As `search`, for float32 on the CPU."""
+    height, width, channels = query.shape
+    h, w = keys[0].shape[:2]
+    top_k = min(top_k, len(keys) * h * w)
+    wanted = np.ones((height, width), np.bool_) if where is None else where.numpy()
+    best = np.where(wanted.reshape(-1, 1), np.float32(-np.inf), np.float32(0)).repeat(top_k, 1)
+    found = np.zeros(best.shape, np.int64)
+    with torch.inference_mode():
+        centre = keys[-1][::4, ::4].mean((0, 1))  # any vector near the keys will do
+        level = (query.flatten(0, 1) @ centre).numpy()
+    asked, given = rounded([query], torch.zeros_like(centre), common=False), rounded(keys, centre, common=True)
+    # query . key = asked . given * unit + level, but for an error: Cauchy-Schwarz, and how float32 sums are rounded
+    unit = asked.step[0].astype(np.float64) * given.step[0, 0]
+    length, lost = asked.length[0, 0], asked.lost[0]
+    sums = (channels + 8) * 2.0**-24 * length * (given.length[0].max() + float(centre.norm()))
+    error = sums + lost * given.length[1].max() + (length + lost) * given.lost.max()
+    rows, of_query = query.flatten(0, 1).numpy(), (unit, level, error, wanted)
+    asked_of = rows, asked.whole[0], *of_query
+    _best(*asked_of, addresses_of(keys), given.whole, h, w, *_windows(radii, window), best, found)
+    return torch.from_numpy(found), torch.from_numpy(best)
 
 
-@functools.lru_cache(maxsize=2)
-def _scorer(plan: Plan, channels: int, dtype: torch.dtype) -> Scorer:
-    """Kept for the next frame: to get this much memory anew takes as long as to compute what goes there. Two, since
-    annotated frames may be searched apart."""
-    return Scorer(plan, torch.empty(1, 1, channels, dtype=dtype))
+@functools.lru_cache(maxsize=8)
+def _windows(radii: tuple[Radius, ...], window: Window) -> Windows:
+    kinds = sorted({one for one in radii if one is not None})
+    reach = max((reach_of(one, window) for one in kinds), default=0)
+    which = np.array([-1 if one is None else kinds.index(one) for one in radii], np.int64)
+    side = TILE + 2 * reach
+    y, x = np.divmod(np.arange(LANES), TILE)
+    dy, dx = np.arange(side)[:, None, None] - reach - y, np.arange(side + KEYS - 1)[:, None] - reach - x
+    inside, spans = np.zeros((len(kinds), side, side), np.uint64), np.zeros((len(kinds), side, 2), np.int64)
+    for number, radius in enumerate(kinds):
+        near = dy**2 + dx**2 < radius**2 if window == "disc" else (abs(dy) <= radius) & (abs(dx) <= radius)
+        words = (near.astype(np.uint64) << np.arange(LANES, dtype=np.uint64)).sum(2, dtype=np.uint64)
+        for key in range(KEYS):
+            inside[number] |= words[:, key : key + side] << np.uint64(LANES * key)
+        reached = near.any(2)
+        spans[number, :, 0], spans[number, :, 1] = reached.argmax(1), reached.argmax(1) + reached.sum(1)
+    return Windows(reach, which, inside, spans)
 
 
-@functools.lru_cache(maxsize=512)
-def _tables(plan: Plan, corner: tuple[int, int]) -> tuple[Array, Array]:
-    """The runs of the block at a corner, (R, fields of RunRow), and the runs of (references, cells) cut into groups of
-    about GROUP scores, (G, fields of GroupRow); int64."""
-    width = plan.reference[1]
-    table: list[RunRow] = []
-    groups, outside = [], 0
-    for number, run in enumerate(plan.known[corner]):
-        references = run.references.stop - run.references.start
-        rows, columns = run.rows.stop - run.rows.start, run.columns.stop - run.columns.start
-        cells, first = rows * columns, run.references.start
-        place = run.rows.start * width + run.columns.start
-        if run.radius is None:
-            table.append(RunRow(references, cells, columns, first, run.start, cells, columns, place, width, 1, -1))
-        else:
-            strides = (rows, references * rows, place, 1, width)
-            table.append(RunRow(references, cells, rows, first, run.start, *strides, outside))
-            outside += cells
-        step = max(1, round(GROUP / references))
-        starts = np.arange(0, cells, step)
-        groups.append(np.stack([np.full_like(starts, number), starts, np.minimum(step, cells - starts)], 1))
-    return np.array(table), np.concatenate(groups)
+@kernel
+def _best(
+    query: Any,
+    asked: Any,
+    unit: Any,
+    level: Any,
+    error: Any,
+    wanted: Any,
+    addresses: Any,
+    given: Any,
+    h: int,
+    w: int,
+    reach: int,
+    which: Any,
+    inside: Any,
+    spans: Any,
+    best: Any,
+    found: Any,
+) -> None:
+    """Fills rows of best (Q, k), descending, and found (Q, k) with the keys that are the best of each query.
 
-
-def _in_int8(query: Tensor, keys: list[Tensor], into: Tensor) -> _Rough:
-    """Query and keys less their means, rounded: what is rounded is smaller then, and so is what is lost.
-
-    With q' = q - a and k' = k - b: q . k = q' . k' + a . k + (q - a) . b. Rounding q' and k' to q'' and k'' costs at
-    most |q' - q''| |k'| + |q''| |k' - k''| (Cauchy-Schwarz); the products of whole numbers are exact. The first error
-    covers the rounding of float32 sums.
+    Args:
+        query: (Q, C) float32.
+        asked, given: (Q, C') and (T, h * w, C') int16, as `rounded` gives them.
+        unit, level, error: (Q,) asked . given * unit + level differs from query . key by `error` at most.
+        wanted: (H, W) bool, the queries that are looked for.
+        addresses: (T,) int64, of the keys (h * w, C), float32 and contiguous.
+        reach, which, inside, spans: as in `Windows`.
     """
-    query_mean, key_mean = (one[::4, ::4].mean((0, 1)) for one in (query, keys[-1]))  # any vectors near will do
-    rough_query = torch.empty_like(query, dtype=torch.int8)
-    factor, product, norms = _rounded([query], query_mean, key_mean, rough_query[None])
-    scale, bias, key_norms = _rounded(keys, key_mean, query_mean, into)
-    whole, centred, lost = norms[0]
-    key_whole, key_centred, key_lost = key_norms.unbind(1)
-    sums = (query.shape[2] + 8) * 2**-24 * (whole + query_mean.norm()) * (key_whole.max() + key_mean.norm())
-    most = sums + lost * key_centred.max() + (centred + lost) * key_lost.max()
-    error = torch.stack([sums, lost, centred + lost, most])
-    constant = product[0] - query_mean @ key_mean
-    return _Rough(rough_query, factor[0], scale, bias, constant, error, torch.stack([key_centred, key_lost]))
+    height, width = wanted.shape
+    pairs, step, top_k = asked.shape[1] // 2, 2 * asked.shape[1], best.shape[1]
+    first_key = given.ctypes.data
+    side = TILE * TILES
+    across = -(-width // side)
+    blocks = -(-height // side) * across
+    for part in prange(PARTS):
+        packed = np.empty((TILES * TILES, pairs, LANES, 2), np.int16)
+        limits = np.empty((TILES * TILES, LANES), np.int32)
+        margins = np.empty((TILES * TILES, LANES), np.int64)
+        largest = np.empty((TILES * TILES, LANES, top_k), np.int32)
+        names = np.empty((TILES * TILES, LANES, CANDIDATES), np.int64)
+        reached = np.empty((TILES * TILES, LANES, CANDIDATES), np.int32)
+        counts = np.empty((TILES * TILES, LANES), np.int64)
+        used = np.empty(TILES * TILES, np.bool_)
+        products = np.empty((KEYS, LANES), np.int32)
+        for block in range(part, blocks, PARTS):
+            top, left = side * (block // across), side * (block % across)
+            if not wanted[top : top + side, left : left + side].any():
+                continue
+            limits[:] = ABOVE_ALL
+            packed[:], largest[:], counts[:], used[:] = 0, BELOW_ALL, 0, False
+            for tile in range(TILES * TILES):
+                for lane in range(LANES):
+                    y = top + TILE * (tile // TILES) + lane // TILE
+                    x = left + TILE * (tile % TILES) + lane % TILE
+                    if y < height and x < width and wanted[y, x]:
+                        q = y * width + x
+                        limits[tile, lane], used[tile] = BELOW_ALL, True
+                        margins[tile, lane] = min(2 * error[q] / unit[q] + 2, 2.0**32)
+                        for pair in range(pairs):
+                            packed[tile, pair, lane, 0] = asked[q, 2 * pair]
+                            packed[tile, pair, lane, 1] = asked[q, 2 * pair + 1]
+            for back in range(len(which)):
+                t = len(which) - 1 - back  # what is newest is most alike, and leaves out most of the rest
+                number = which[t]
+                low, high = 0, h
+                if number >= 0:
+                    low, high = max(top - reach, 0), min(top + side + reach, h)
+                for turn in range(high - low):
+                    y = low + (top + TILE - low + turn) % (high - low)  # from the block's own row on
+                    for tile in range(TILES * TILES):
+                        tile_y, tile_x = top + TILE * (tile // TILES), left + TILE * (tile % TILES)
+                        start, stop, row = 0, w, y - tile_y + reach
+                        if number >= 0:
+                            if not 0 <= row < TILE + 2 * reach:
+                                continue
+                            start = max(tile_x - reach + spans[number, row, 0], 0)
+                            stop = min(tile_x - reach + spans[number, row, 1], w)
+                        if not used[tile]:
+                            continue
+                        for x in range(start, stop, KEYS):
+                            key = y * w + x
+                            hits = compare(
+                                packed[tile].ctypes.data,
+                                first_key + (t * h * w + key) * step,
+                                step,
+                                pairs,
+                                limits[tile].ctypes.data,
+                                products.ctypes.data,
+                            )
+                            if number >= 0:
+                                hits &= inside[number, row, x - tile_x + reach]
+                            if x + KEYS > w:
+                                hits &= (np.uint64(1) << np.uint64(LANES * (w - x))) - np.uint64(1)
+                            while hits:
+                                bit = lowest_bit(hits)
+                                hits &= hits - np.uint64(1)
+                                lane, product = bit % LANES, products[bit // LANES, bit % LANES]
+                                names[tile, lane, counts[tile, lane]] = t * h * w + key + bit // LANES
+                                reached[tile, lane, counts[tile, lane]] = product
+                                counts[tile, lane] += 1
+                                limit = np.int64(limits[tile, lane])
+                                ranks = largest[tile, lane]
+                                if product > ranks[-1]:
+                                    place = top_k - 1
+                                    while place > 0 and ranks[place - 1] < product:
+                                        ranks[place] = ranks[place - 1]
+                                        place -= 1
+                                    ranks[place] = product
+                                    limit = max(limit, ranks[-1] - margins[tile, lane])
+                                if counts[tile, lane] == CANDIDATES:
+                                    q = (tile_y + lane // TILE) * width + tile_x + lane % TILE
+                                    kept = names[tile, lane], reached[tile, lane]
+                                    _settle(*kept, limit, query[q], addresses, h * w, best[q], found[q])
+                                    counts[tile, lane] = 0
+                                    if best[q, -1] > -np.inf:
+                                        sure = (np.float64(best[q, -1]) - level[q] - error[q]) / unit[q] - 2
+                                        limit = max(limit, np.int64(min(max(sure, BELOW_ALL), ABOVE_ALL)))
+                                limits[tile, lane] = limit
+            for tile in range(TILES * TILES):
+                for lane in range(LANES):
+                    count = counts[tile, lane]
+                    if count > 0:
+                        y = top + TILE * (tile // TILES) + lane // TILE
+                        x = left + TILE * (tile % TILES) + lane % TILE
+                        q = y * width + x
+                        kept = names[tile, lane, :count], reached[tile, lane, :count]
+                        _settle(*kept, limits[tile, lane], query[q], addresses, h * w, best[q], found[q])
 
 
-def _rounded(frames: list[Tensor], centre: Tensor, other: Tensor, into: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames (h, w, C) less `centre` into (T, h, w, C); what else `round_rows` says: scale and bias (T, h, w), norms
-    (T, 3, h, w)."""
-    scale, bias = centre.new_empty(2, *into.shape[:3])
-    norms = centre.new_empty(len(into), 3, *into.shape[1:3])
-    flat = into.flatten(1, 2).numpy(), scale.flatten(1).numpy(), bias.flatten(1).numpy(), norms.flatten(2).numpy()
-    compiled.round_rows(centre.numpy(), other.numpy(), addresses_of(frames), int8_levels(), *flat)
-    return scale, bias, norms.sqrt_()
-
-
-def _in_float32(query: Tensor, keys: list[Tensor], into: Tensor) -> _Rough:
-    """Query and keys as they are: products may differ by how float32 sums are ordered."""
-    torch.stack(keys, out=into)
-    norm = torch.linalg.vector_norm(query, dim=2)
-    error = norm * torch.linalg.vector_norm(into, dim=3).max() * query.shape[2] * 2**-23
-    zero, zero_of_keys = torch.zeros_like(norm), query.new_zeros(into.shape[:3])
-    return _Rough(
-        query,
-        torch.ones_like(norm),
-        torch.ones_like(zero_of_keys),
-        zero_of_keys,
-        zero,
-        torch.stack([error, zero, zero, error]),
-        torch.stack([zero_of_keys, zero_of_keys]),
-    )
+@numba.njit(fastmath={"contract", "reassoc", "nsz"})
+def _settle(
+    names: Any, reached: Any, limit: int, query: Any, addresses: Any, cells: int, best: Any, found: Any
+) -> None:
+    """Compare candidates (n,) whose rough scores (n,) are above a limit in float32, into the list of the best (k,)."""
+    channels = len(query)
+    for i in range(len(names)):
+        if reached[i] <= limit:
+            continue
+        reference, cell = divmod(names[i], cells)
+        key = row_at(addresses[reference], cell, channels)
+        exact = np.float32(0)
+        for channel in range(channels):
+            exact += query[channel] * key[channel]
+        if exact > best[-1]:
+            insert(best, found, exact, names[i])

@@ -4,16 +4,14 @@ A block of query cells is compared with the rectangle of reference cells that it
 with the window and not with the frame squared, and memory with one block.
 
 On the CPU in float32, plain torch would spend most of its time on masking and top-k, not on the products. There the
-loops over the scores are compiled (`matchcut.matching.compiled`), and scores are only rough where the processor
-multiplies whole numbers of 8 bits faster (AVX-512 VNNI, AMX): a bound on the rounding error says which cells may belong
-to the top-k, and those are compared again in float32.
+search is compiled (`matchcut.matching.compiled_search`).
 """
 
 import functools
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +27,11 @@ BLOCK_SCORES = 7_000_000
 
 MOST = 0.5
 """Share of the cells of a block from which on all of it is done: to pick cells costs more than to do the others."""
+
+
+def reach_of(radius: float, window: Window) -> int:
+    """The largest distance on one axis inside a window."""
+    return math.ceil(radius) - 1 if window == "disc" else math.floor(radius)
 
 
 class Run(NamedTuple):
@@ -82,13 +85,10 @@ class Plan:
         reference: tuple[int, int],
         radii: tuple[Radius, ...],
         window: Window,
-        lanes: int = 1,
     ) -> None:
         self.query, self.reference, self.radii, self.window = query, reference, radii, window
-        self.lanes = lanes
-        """Query cells of a block are filled up to a multiple of this."""
         self.known: dict[tuple[int, int], list[Run]] = {}
-        reach = [self.reach(r) for r in radii if r is not None]
+        reach = [reach_of(r, window) for r in radii if r is not None]
         whole = sum(r is None for r in radii) * math.prod(reference)
         rows = max(8, (max(reach) + 1)) if reach else 12
         columns = rows * 4 // 3
@@ -98,10 +98,6 @@ class Plan:
         ):
             rows, columns = rows - 2, (rows - 2) * 4 // 3
         self.block = rows, columns
-
-    def reach(self, radius: float) -> int:
-        """The largest distance on one axis inside the window."""
-        return math.ceil(radius) - 1 if self.window == "disc" else math.floor(radius)
 
     def blocks(self, where: Tensor | None) -> Iterator[Block]:
         """The blocks in which there is something to match."""
@@ -120,7 +116,7 @@ class Plan:
         h, w = self.reference
         if radius is None:
             return slice(0, h), slice(0, w)
-        reach = self.reach(radius)
+        reach = reach_of(radius, self.window)
         return (
             slice(max(block.rows.start - reach, 0), min(block.rows.stop + reach, h)),
             slice(max(block.columns.start - reach, 0), min(block.columns.stop + reach, w)),
@@ -157,7 +153,7 @@ class Plan:
         """Rows and columns of the largest rectangle."""
         if radius is None:
             return self.reference
-        more = 2 * self.reach(radius)
+        more = 2 * reach_of(radius, self.window)
         return min(self.reference[0], self.block[0] + more), min(self.reference[1], self.block[1] + more)
 
     def outside(self, block: Block, run: Run, like: Tensor) -> Tensor:
@@ -167,12 +163,8 @@ class Plan:
             for query, reference in ((block.rows, run.rows), (block.columns, run.columns))
         )
         assert run.radius is not None
-        mask = _outside(*spans, run.radius, self.window, self.lanes, like.dtype, like.device)
-        return mask if block.subset is None else self.fill_up(mask[..., block.subset])
-
-    def fill_up(self, lanes: Tensor) -> Tensor:
-        """(..., n), with n filled up by zeros."""
-        return F.pad(lanes, (0, -lanes.shape[-1] % self.lanes))
+        mask = _outside(*spans, run.radius, self.window, like.dtype, like.device)
+        return mask if block.subset is None else mask[..., block.subset]
 
 
 @functools.lru_cache(maxsize=16)  # all inner blocks of all frames have the same
@@ -181,7 +173,6 @@ def _outside(
     columns: tuple[int, int, int],
     radius: float,
     window: Window,
-    lanes: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
@@ -192,17 +183,7 @@ def _outside(
 
     dy, dx = distances(*rows)[None, :, :, None], distances(*columns)[:, None, None, :]
     inside = dy**2 + dx**2 < radius**2 if window == "disc" else (dy.abs() <= radius) & (dx.abs() <= radius)
-    mask = torch.zeros(inside.shape, dtype=dtype, device=device).masked_fill_(~inside, -torch.inf).flatten(2)
-    return F.pad(mask, (0, -mask.shape[2] % lanes))
-
-
-@functools.cache
-def int8_levels() -> int:
-    """The largest whole number up to which products of int8 matrices are exact here: 127, or 63 where, without VNNI,
-    two products are added up in 16 bits, which 127 would overflow."""
-    ones = torch.ones(32, 32, dtype=torch.int8)
-    products = [torch._int_mm(ones * a, ones * b) == 32 * a * b for a in (127, -127) for b in (127, -127)]
-    return 127 if torch.stack(products).all() else 63
+    return torch.zeros(inside.shape, dtype=dtype, device=device).masked_fill_(~inside, -torch.inf).flatten(2)
 
 
 plan = functools.lru_cache(maxsize=8)(Plan)  # frame after frame of a video has the same
@@ -213,31 +194,24 @@ class Scorer:
 
     Args:
         plan: of the blocks.
-        like: a feature map (h, w, C): of the type, on the device. Of int8, the products are int32.
+        like: a feature map (h, w, C): of the type, on the device.
     """
 
     def __init__(self, plan: Plan, like: Tensor) -> None:
         self.plan = plan
         self.keys = like.new_empty(len(plan.radii), *plan.reference, like.shape[-1])
         """(T, h, w, C), for the caller to fill in."""
-        whole = like.dtype == torch.int8
-        self.multiply: Any = torch._int_mm if whole else torch.mm
-        most = plan.most_rows() * (math.prod(plan.block) + plan.lanes)
-        self.buffer = like.new_empty(most, dtype=torch.int32 if whole else like.dtype)
+        self.buffer = like.new_empty(plan.most_rows() * math.prod(plan.block))
         self.strips: dict[int, Tensor] = {}
         self.filled: dict[int, slice] = {}
         """By first reference: space for strips, and the rows that are in it."""
-
-    def start(self) -> None:
-        """Forget what was laid out of other keys."""
-        self.filled.clear()
 
     def scores(self, block: Tensor, runs: list[Run]) -> Tensor:
         """(m, n) scores of the cells of all runs with the query cells (C, n); valid till the next call."""
         scores = self.buffer[: runs[-1].stop * block.shape[1]].view(runs[-1].stop, -1)
         for run in runs:
             keys = self.keys[run.references] if run.radius is None else self.strip(run)[run.columns]
-            self.multiply(keys.flatten(0, 2), block, out=scores[run.start : run.stop])
+            torch.mm(keys.flatten(0, 2), block, out=scores[run.start : run.stop])
         return scores
 
     def strip(self, run: Run) -> Tensor:
