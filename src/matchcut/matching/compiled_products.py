@@ -18,8 +18,7 @@ KEYS = 4
 SHORT, INT, LONG = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 
 
-@intrinsic
-def compare(typingctx: Any, queries: Any, keys: Any, step: Any, pairs: Any, limits: Any, products: Any) -> Any:
+def _compare(typingctx: Any, queries: Any, keys: Any, step: Any, pairs: Any, limits: Any, products: Any) -> Any:
     """The products of LANES query cells with KEYS reference cells, and which of them are above a limit.
 
     Args, all int64, those that are addresses of contiguous arrays marked by *:
@@ -81,11 +80,14 @@ def compare(typingctx: Any, queries: Any, keys: Any, step: Any, pairs: Any, limi
     return types.uint64(*[types.int64] * 6), build
 
 
-@intrinsic
-def lowest_bit(typingctx: Any, word: Any) -> Any:
+def _lowest_bit(typingctx: Any, word: Any) -> Any:
     """The number of the lowest bit that is set in a uint64 other than 0."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.uint64), build
+
+
+compare: Any = intrinsic(_compare)
+lowest_bit: Any = intrinsic(_lowest_bit)

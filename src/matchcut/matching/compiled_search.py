@@ -221,7 +221,7 @@ def _best(
 
 @numba.njit(fastmath={"contract", "reassoc", "nsz"})
 def _settle(
-    names: Any, reached: Any, limit: int, query: Any, addresses: Any, cells: int, best: Any, found: Any
+    names: Any, reached: Any, limit: Any, query: Any, addresses: Any, cells: int, best: Any, found: Any
 ) -> None:
     """Compare candidates (n,) whose rough scores (n,) are above a limit in float32, into the list of the best (k,)."""
     channels = len(query)

@@ -35,7 +35,7 @@ from matchcut.models.decoders import (
 )
 from matchcut.models.grids import enlarge, finer, halve, join_maps, to_grid
 from matchcut.models.mask_vos_form import FORMS, MaskVOSForm, MaskVOSSettings
-from matchcut.models.nearness import boxes_of, near_objects
+from matchcut.models.nearness import RECENT, boxes_of, where_to_look
 from matchcut.models.target_model import Evidence, evidence_of, target_score
 
 SURE = 1e-3
@@ -177,19 +177,26 @@ class MaskVOS(nn.Module):
             evidence = evidence_of(features.details, values)
         return MaskReference(features, values, annotated, cells, _rows(cells, embedded), evidence)
 
-    def read(self, features: FrameFeatures, references: list[MaskReference], where: Tensor | None = None) -> Carried:
+    def read(
+        self,
+        features: FrameFeatures,
+        references: list[MaskReference],
+        where: Tensor | None = None,
+        reach: float = 0,
+    ) -> Carried:
         """What the references know of a frame.
 
         What they do not know (soft masks that sum to less than 1) carries nothing.
 
         Args:
             where: (B, h, w) bool, the cells that are matched; elsewhere all is background. All where None.
+            reach: of the window over the last of the context, where that is more than `settings.radius`.
         """
         settings, annotated = self.settings, [one for one in references if one.annotated]
         context = [one for one in references if not one.annotated]
         references = [*annotated, *context]
         # Apart, and then joined, since the decoder asks what the annotated frames alone give.
-        parts = [self._match(features, part, where) for part in (annotated, context) if part]
+        parts = [self._match(features, part, where, reach) for part in (annotated, context) if part]
         match = parts[0] if len(parts) == 1 else join(*parts, top_k=settings.top_k, temperature=settings.temperature)
         count = references[0].cells.shape[1]
         rows = torch.stack([one.rows for one in references], 1)  # (B, T, h * w, C)
@@ -211,14 +218,20 @@ class MaskVOS(nn.Module):
             large = self._matched_finer(features, references, large, match, edges)
         return Carried(coarse, large, alone[:, 1:], embedded, edges)
 
-    def _match(self, features: FrameFeatures, references: list[MaskReference], where: Tensor | None) -> Affinity:
+    def _match(
+        self, features: FrameFeatures, references: list[MaskReference], where: Tensor | None, reach: float
+    ) -> Affinity:
         settings = self.settings
+        radius = [settings.annotated_radius if one.annotated else settings.radius for one in references]
+        for place, one in enumerate(references):
+            if settings.radius is not None and not one.annotated and place >= len(references) - RECENT:
+                radius[place] = max(settings.radius, reach)
         return affinity(
             features.keys,
             [one.features.keys for one in references],
             top_k=settings.top_k,
             temperature=settings.temperature,
-            radius=[settings.annotated_radius if one.annotated else settings.radius for one in references],
+            radius=radius,
             where=where,
         )
 
@@ -281,8 +294,8 @@ class MaskVOS(nn.Module):
     ) -> tuple[Tensor, Any, Tensor]:
         """Soft masks (B, 1 + N, H', W') of a frame on the finer grid: to be remembered, and to be shown."""
         settings = self.settings
-        where = near_objects([(one.cells, one.annotated) for one in references], settings.near)
-        carried = self.read(features, references, where)
+        where, reach = where_to_look([(one.cells, one.annotated) for one in references], settings.near)
+        carried = self.read(features, references, where, reach)
         remembered = shown = carried.large
         if shown.shape[1] == 1:
             return remembered, carry, shown

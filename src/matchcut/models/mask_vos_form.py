@@ -64,11 +64,12 @@ class MaskVOSSettings:
     top_k: int = 10
     temperature: float = 0.055
     radius: float | None = 11
-    """Reach of the window (a disc) over context frames."""
+    """Reach of the window (a disc) over context frames; over the last of them more where objects move fast (`near`)."""
     annotated_radius: float | None = None
     """Reach of the window over annotated frames; None leaves it unrestricted."""
-    near: int | None = 11
-    """As in label propagation: cells further than this from where an object was are background without a look."""
+    near: int | None = 6
+    """Cells further than this from where an object was, and twice as far as objects moved between the last frames, are
+    background without a look; windows over these frames reach as far. None: all cells are matched."""
     edge: int | None = 5
     """Fine cells so near to an edge of the coarse mask are matched on the finer grid, and they alone are decoded; None
     decodes all, and matches none."""
