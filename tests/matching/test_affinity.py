@@ -457,7 +457,11 @@ def test_rounded_rows_are_near_and_what_is_lost_is_known(common, channels):
     assert found.whole.shape == (3, 30, channels + channels % 2) and not found.whole[:, :, channels:].any()
     lengths = np.linalg.norm(found.whole.astype(np.int64), axis=2)
     assert lengths.max() <= LEVELS + math.sqrt(channels) / 2 < 2**15
-    assert len(np.unique(found.step)) == 1 if common else (lengths[found.length[1] > 0] > LEVELS - math.sqrt(channels)).all()
+    assert (
+        len(np.unique(found.step)) == 1
+        if common
+        else (lengths[found.length[1] > 0] > LEVELS - math.sqrt(channels)).all()
+    )
     rows = torch.stack(frames).flatten(1, 2).double().numpy()
     less = rows - centre.double().numpy()
     np.testing.assert_allclose(found.length, [np.linalg.norm(one, axis=2) for one in (rows, less)], rtol=1e-5)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matchcut.errors import ModelError
-from matchcut.matching import near_edges
+from matchcut.matching import affinity, near_edges
 from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.base import GuidedModel, MemoryPolicy
 from matchcut.models.decoders import KeyHead, aggregate
@@ -18,7 +18,7 @@ from matchcut.models.grids import enlarge, halve, join_maps
 from matchcut.models.label_propagation import LabelPropagation, Propagation
 from matchcut.models.mask_vos import MaskReference, MaskVOS, build_mask_vos, mask_channels
 from matchcut.models.mask_vos_form import FORMS, MaskVOSSettings
-from matchcut.models.nearness import boxes_of, near_objects
+from matchcut.models.nearness import FARTHEST, UNKNOWN, WIDEST, boxes_of, near_objects, where_to_look
 from matchcut.tracking.tracker import Tracker
 
 SIZE = (64, 96)
@@ -277,6 +277,67 @@ def test_objects_are_looked_for_near_where_they_were(small):
     assert near_objects(kept[:1], 2) is None and near_objects(kept, None) is None
     lost = [kept[0], (torch.zeros_like(kept[1][0]), False)]
     assert near_objects(lost, 2) is None
+
+
+def squares(*corners: tuple[int, int], size: tuple[int, int] = (40, 90)) -> Tensor:
+    """(1, 1 + N, h, w) soft masks of N squares of 4 x 4 cells."""
+    objects = torch.zeros(1, len(corners), *size)
+    for index, (y, x) in enumerate(corners):
+        objects[0, index, y : y + 4, x : x + 4] = 1
+    return torch.cat([1 - objects.amax(1, keepdim=True), objects], 1)
+
+
+def context(*frames: Tensor) -> list[tuple[Tensor, bool]]:
+    return [(frames[0], True), *((one, False) for one in frames)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "cells"), [((0, 0), 5), ((2, 2), 9), ((3, 1), 11), ((1, 4), 13), ((40, 40), FARTHEST)]
+)
+def test_objects_are_looked_for_as_far_as_they_move(steps, cells):
+    at = [2, 2 + steps[0], 2 + steps[0] + steps[1]]
+    frames = [squares((20, 70), (20, x)) for x in at]  # one of two stays where it is
+    where, reach = where_to_look(context(*frames), 5)
+    assert reach == min(cells, WIDEST)
+    assert torch.equal(where, near_objects(context(*frames), cells))
+
+
+def test_of_older_frames_it_does_not_matter_how_far_objects_moved():
+    frames = [squares((20, x)) for x in (5, 35, 36, 37)]
+    assert where_to_look(context(*frames), 5)[1] == 7
+
+
+def test_crumbs_do_not_count_as_movement():
+    frames = [squares((10, 10)) for _ in range(3)]
+    frames[-1][0, :, 4:30, 20:50] = torch.tensor([0.0, 1.0])[:, None, None]
+    frames[-2] = frames[-1].clone()
+    frames[-1][0, :, 35, 80] = torch.tensor([0.0, 1.0])
+    assert where_to_look(context(*frames[1:]), 5)[1] == 5
+
+
+def test_where_nothing_is_known_of_movement_or_objects():
+    one = squares((20, 30))
+    where, reach = where_to_look(context(one, one, one), 5)  # the annotated frame stands in for the context
+    assert reach == UNKNOWN and torch.equal(where, near_objects(context(one), UNKNOWN))
+    assert where_to_look(context(one), None) == (None, 0)
+    assert where_to_look(context(one[:, :1]), 5) == (None, 0)  # no object
+    assert where_to_look(context(one, 0 * one), 5) == (None, 0)  # it is nowhere: looked for in all the frame
+
+
+def test_windows_reach_as_far_as_objects_move(small, monkeypatch):
+    model = small.with_settings(radius=2, annotated_radius=3)
+    radii = []
+
+    def spied(*given, radius, **settings):
+        radii.append(radius)
+        return affinity(*given, radius=radius, **settings)
+
+    monkeypatch.setattr("matchcut.models.mask_vos.affinity", spied)
+    features, references = scene(model)
+    with torch.no_grad():
+        for reach in (4, 1):  # over the last frames, where that is more than the usual one
+            model.read(features, [references[0], *references[1:] * 5], None, reach)
+    assert radii == [[3], [2, 2, 4, 4, 4], [3], [2, 2, 2, 2, 2]]
 
 
 # --- memory

@@ -119,104 +119,102 @@ def _best(
         reach, which, inside, spans: as in `Windows`.
     """
     height, width = wanted.shape
-    pairs, step, top_k = asked.shape[1] // 2, 2 * asked.shape[1], best.shape[1]
-    first_key = given.ctypes.data
+    pairs, step, top_k, cells = asked.shape[1] // 2, 2 * asked.shape[1], best.shape[1], h * w
+    first_key, last = given.ctypes.data, len(which) - 1
     side = TILE * TILES
     across = -(-width // side)
     blocks = -(-height // side) * across
     for part in prange(PARTS):
         packed = np.empty((TILES * TILES, pairs, LANES, 2), np.int16)
         limits = np.empty((TILES * TILES, LANES), np.int32)
-        margins = np.empty((TILES * TILES, LANES), np.int64)
+        margins, counts, queries = np.empty((3, TILES * TILES, LANES), np.int64)
         largest = np.empty((TILES * TILES, LANES, top_k), np.int32)
         names = np.empty((TILES * TILES, LANES, CANDIDATES), np.int64)
         reached = np.empty((TILES * TILES, LANES, CANDIDATES), np.int32)
-        counts = np.empty((TILES * TILES, LANES), np.int64)
-        used = np.empty(TILES * TILES, np.bool_)
         products = np.empty((KEYS, LANES), np.int32)
         for block in range(part, blocks, PARTS):
             top, left = side * (block // across), side * (block % across)
             if not wanted[top : top + side, left : left + side].any():
                 continue
-            limits[:] = ABOVE_ALL
-            packed[:], largest[:], counts[:], used[:] = 0, BELOW_ALL, 0, False
+            packed[:], counts[:], largest[:], limits[:] = 0, 0, BELOW_ALL, ABOVE_ALL
             for tile in range(TILES * TILES):
                 for lane in range(LANES):
                     y = top + TILE * (tile // TILES) + lane // TILE
                     x = left + TILE * (tile % TILES) + lane % TILE
                     if y < height and x < width and wanted[y, x]:
                         q = y * width + x
-                        limits[tile, lane], used[tile] = BELOW_ALL, True
+                        queries[tile, lane], limits[tile, lane] = q, BELOW_ALL
                         margins[tile, lane] = min(2 * error[q] / unit[q] + 2, 2.0**32)
-                        for pair in range(pairs):
-                            packed[tile, pair, lane, 0] = asked[q, 2 * pair]
-                            packed[tile, pair, lane, 1] = asked[q, 2 * pair + 1]
-            for back in range(len(which)):
-                t = len(which) - 1 - back  # what is newest is most alike, and leaves out most of the rest
+                        for channel in range(2 * pairs):
+                            packed[tile, channel // 2, lane, channel % 2] = asked[q, channel]
+            for back in range(last + 1):
+                t = last - back  # what is newest is most alike, and so leaves out most of the rest
                 number = which[t]
                 low, high = 0, h
                 if number >= 0:
                     low, high = max(top - reach, 0), min(top + side + reach, h)
                 for turn in range(high - low):
-                    y = low + (top + TILE - low + turn) % (high - low)  # from the block's own row on
+                    row = low + (top + TILE - low + turn) % (high - low)  # from the block's own on
                     for tile in range(TILES * TILES):
-                        tile_y, tile_x = top + TILE * (tile // TILES), left + TILE * (tile % TILES)
-                        start, stop, row = 0, w, y - tile_y + reach
+                        left_most, in_square = left + TILE * (tile % TILES) - reach, 0
+                        start, stop = 0, w
                         if number >= 0:
-                            if not 0 <= row < TILE + 2 * reach:
+                            in_square = row - top - TILE * (tile // TILES) + reach
+                            if not 0 <= in_square < TILE + 2 * reach:
                                 continue
-                            start = max(tile_x - reach + spans[number, row, 0], 0)
-                            stop = min(tile_x - reach + spans[number, row, 1], w)
-                        if not used[tile]:
+                            start = max(left_most + spans[number, in_square, 0], 0)
+                            stop = min(left_most + spans[number, in_square, 1], w)
+                        if limits[tile].min() == ABOVE_ALL:
                             continue
                         for x in range(start, stop, KEYS):
-                            key = y * w + x
+                            key = t * cells + row * w + x
                             hits = compare(
                                 packed[tile].ctypes.data,
-                                first_key + (t * h * w + key) * step,
+                                first_key + key * step,
                                 step,
                                 pairs,
                                 limits[tile].ctypes.data,
                                 products.ctypes.data,
                             )
                             if number >= 0:
-                                hits &= inside[number, row, x - tile_x + reach]
+                                hits &= inside[number, in_square, x - left_most]
                             if x + KEYS > w:
                                 hits &= (np.uint64(1) << np.uint64(LANES * (w - x))) - np.uint64(1)
                             while hits:
                                 bit = lowest_bit(hits)
                                 hits &= hits - np.uint64(1)
-                                lane, product = bit % LANES, products[bit // LANES, bit % LANES]
-                                names[tile, lane, counts[tile, lane]] = t * h * w + key + bit // LANES
-                                reached[tile, lane, counts[tile, lane]] = product
-                                counts[tile, lane] += 1
+                                lane, count = bit % LANES, counts[tile, bit % LANES]
+                                product = products[bit // LANES, lane]
+                                names[tile, lane, count], reached[tile, lane, count] = key + bit // LANES, product
+                                counts[tile, lane] = count + 1
                                 limit = np.int64(limits[tile, lane])
-                                ranks = largest[tile, lane]
-                                if product > ranks[-1]:
-                                    place = top_k - 1
-                                    while place > 0 and ranks[place - 1] < product:
-                                        ranks[place] = ranks[place - 1]
-                                        place -= 1
-                                    ranks[place] = product
-                                    limit = max(limit, ranks[-1] - margins[tile, lane])
-                                if counts[tile, lane] == CANDIDATES:
-                                    q = (tile_y + lane // TILE) * width + tile_x + lane % TILE
-                                    kept = names[tile, lane], reached[tile, lane]
-                                    _settle(*kept, limit, query[q], addresses, h * w, best[q], found[q])
+                                if product > largest[tile, lane, -1]:
+                                    _rank(largest[tile, lane], product)
+                                    limit = max(limit, largest[tile, lane, -1] - margins[tile, lane])
+                                if count + 1 == CANDIDATES:
+                                    q = queries[tile, lane]
+                                    kept = names[tile, lane], reached[tile, lane], limit
+                                    _settle(*kept, query[q], addresses, cells, best[q], found[q])
                                     counts[tile, lane] = 0
-                                    if best[q, -1] > -np.inf:
-                                        sure = (np.float64(best[q, -1]) - level[q] - error[q]) / unit[q] - 2
-                                        limit = max(limit, np.int64(min(max(sure, BELOW_ALL), ABOVE_ALL)))
+                                    sure = (np.float64(best[q, -1]) - level[q] - error[q]) / unit[q] - 2
+                                    limit = max(limit, np.int64(min(max(sure, BELOW_ALL), ABOVE_ALL)))
                                 limits[tile, lane] = limit
             for tile in range(TILES * TILES):
                 for lane in range(LANES):
-                    count = counts[tile, lane]
+                    count, q = counts[tile, lane], queries[tile, lane]
                     if count > 0:
-                        y = top + TILE * (tile // TILES) + lane // TILE
-                        x = left + TILE * (tile % TILES) + lane % TILE
-                        q = y * width + x
-                        kept = names[tile, lane, :count], reached[tile, lane, :count]
-                        _settle(*kept, limits[tile, lane], query[q], addresses, h * w, best[q], found[q])
+                        kept = names[tile, lane, :count], reached[tile, lane, :count], limits[tile, lane]
+                        _settle(*kept, query[q], addresses, cells, best[q], found[q])
+
+
+@numba.njit
+def _rank(largest: Any, value: Any) -> None:
+    """Put a value above the last one into a descending list of fixed length."""
+    place = len(largest) - 1
+    while place > 0 and largest[place - 1] < value:
+        largest[place] = largest[place - 1]
+        place -= 1
+    largest[place] = value
 
 
 @numba.njit(fastmath={"contract", "reassoc", "nsz"})
