@@ -34,6 +34,7 @@ FASTMATH = {"contract", "reassoc", "nsz"}  # sums may be reordered, so that they
 
 
 def kernel(function: Any) -> Any:
+    """A function compiled by Numba, parallel over its `prange`, kept on disk; without the GIL."""
     # Only what is marked runs in parallel: small arrays of one thread must not be shared out again.
     parallel = {"prange": True, **dict.fromkeys(("comprehension", "fusion", "numpy", "reduction", "setitem"), False)}
     compiled = functools.partial(numba.njit, parallel=parallel, nogil=True, fastmath=FASTMATH, error_model="numpy")
