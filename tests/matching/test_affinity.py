@@ -265,11 +265,13 @@ def test_one_radius_counts_for_all_references():
     assert torch.equal(one, each)
 
 
-def test_a_window_wider_than_the_frame_is_none():
-    query, reference = features(1, 8, 9, 11, dtype=torch.float64), features(1, 8, 9, 11, seed=1, dtype=torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("window", ["disc", "square"])
+def test_a_window_wider_than_the_frame_is_none(window, dtype):
+    query, reference = features(1, 8, 9, 11, dtype=dtype), features(1, 8, 9, 11, seed=1, dtype=dtype)
     free = affinity(query, reference).dense()
-    for window in ("disc", "square"):
-        torch.testing.assert_close(affinity(query, reference, radius=99, window=window).dense(), free)
+    for radius in (15, 99, 1e6):
+        torch.testing.assert_close(affinity(query, reference, radius=radius, window=window).dense(), free)
 
 
 def test_order_of_references_does_not_matter():

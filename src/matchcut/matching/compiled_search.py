@@ -66,14 +66,15 @@ def compiled_search(
     error = sums + lost * given.length[1].max() + (length + lost) * given.lost.max()
     rows, of_query = query.flatten(0, 1).numpy(), (unit, level, error, wanted)
     asked_of = rows, asked.whole[0], *of_query
-    _best(*asked_of, addresses_of(keys), given.whole, h, w, *_windows(radii, window), best, found)
+    _best(*asked_of, addresses_of(keys), given.whole, h, w, *_windows(radii, window, max(h, w)), best, found)
     return torch.from_numpy(found), torch.from_numpy(best)
 
 
 @functools.lru_cache(maxsize=8)
-def _windows(radii: tuple[Radius, ...], window: Window) -> Windows:
+def _windows(radii: tuple[Radius, ...], window: Window, most: int) -> Windows:
+    """Of references no side of which has more than `most` cells."""
     kinds = sorted({one for one in radii if one is not None})
-    reach = max((reach_of(one, window) for one in kinds), default=0)
+    reach = min(max((reach_of(one, window) for one in kinds), default=0), most)
     which = np.array([-1 if one is None else kinds.index(one) for one in radii], np.int64)
     side = TILE + 2 * reach
     y, x = np.divmod(np.arange(LANES), TILE)
