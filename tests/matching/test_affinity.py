@@ -491,6 +491,19 @@ def test_products_of_whole_numbers_are_exact(channels):
     assert np.array_equal(np.reshape(bits, (KEYS, LANES)), expected > limits)
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("scale", [1, 100])
+@pytest.mark.parametrize("cell", [(3, 5), (4, 8)])
+def test_a_cell_that_is_not_finite_spoils_no_other(bad, scale, cell):
+    query, reference = scale * features(1, 16, 20, 22), scale * features(1, 16, 20, 22, seed=1)
+    expected = affinity(query.double(), reference.double(), radius=5, top_k=5)
+    reference[0, :, cell[0], cell[1]] = bad
+    found = affinity(query, reference, radius=5, top_k=5)
+    reached = window_mask((20, 22), 5, "disc", (20, 22))[:, 22 * cell[0] + cell[1]]
+    assert (~reached).sum() > 300
+    assert torch.equal(found.indices[0, ~reached].sort(1).values, expected.indices[0, ~reached].sort(1).values)
+
+
 @pytest.mark.parametrize("scale", [0.0, 1e-12, 1e12])
 def test_small_and_large_features(scale):
     query, reference = features(1, 32, 9, 11), features(1, 32, 2, 9, 11, seed=1)

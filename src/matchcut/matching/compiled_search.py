@@ -57,13 +57,14 @@ def compiled_search(
     found = np.zeros(best.shape, np.int64)
     with torch.inference_mode():
         centre = keys[-1][::4, ::4].mean((0, 1))  # any vector near the keys will do
-        level = (query.flatten(0, 1) @ centre).numpy()
+        level = (query.flatten(0, 1) @ centre).nan_to_num_().numpy()
     asked, given = rounded([query], torch.zeros_like(centre), common=False), rounded(keys, centre, common=True)
     # query . key = asked . given * unit + level, but for an error: Cauchy-Schwarz, and how float32 sums are rounded
     unit = asked.step[0].astype(np.float64) * given.step[0, 0]
     length, lost = asked.length[0, 0], asked.lost[0]
     sums = (channels + 8) * 2.0**-24 * length * (given.length[0].max() + float(centre.norm()))
     error = sums + lost * given.length[1].max() + (length + lost) * given.lost.max()
+    error = np.where(np.isfinite(error), error, np.inf)  # then all cells are compared in float32
     rows, of_query = query.flatten(0, 1).numpy(), (unit, level, error, wanted)
     asked_of = rows, asked.whole[0], *of_query
     _best(*asked_of, addresses_of(keys), given.whole, h, w, *_windows(radii, window, max(h, w)), best, found)
@@ -198,7 +199,8 @@ def _best(
                                     _settle(*kept, query[q], addresses, cells, best[q], found[q])
                                     counts[tile, lane] = 0
                                     sure = (np.float64(best[q, -1]) - level[q] - error[q]) / unit[q] - 2
-                                    limit = max(limit, np.int64(min(max(sure, BELOW_ALL), ABOVE_ALL)))
+                                    if sure > limit:
+                                        limit = np.int64(min(sure, ABOVE_ALL))
                                 limits[tile, lane] = limit
             for tile in range(TILES * TILES):
                 for lane in range(LANES):
