@@ -1,5 +1,6 @@
 """What a model must offer to be driven by the tracker: a structural protocol, so a user's own model imports nothing."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -65,9 +66,10 @@ class GuidedModel(Protocol):
 
     def segment(
         self, features: Any, references: list[Reference], carry: Any = None
-    ) -> tuple[Tensor, Any, *tuple[Tensor, ...]]:
+    ) -> tuple[Tensor, Any, *tuple[Callable[[], Tensor], ...]]:
         """Soft masks of a frame, from references that all hold the same objects; and what to hand to the next call. A
-        third value are the soft masks to be shown, where these are not those to be remembered."""
+        third value makes the soft masks to be shown, where these are not those to be remembered: it is called once, it
+        may be in another thread and while later frames are matched."""
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ edges are matched anew on the finer grid.
 
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -291,22 +291,42 @@ class MaskVOS(nn.Module):
 
     def segment(
         self, features: FrameFeatures, references: list[MaskReference], carry: Any = None
-    ) -> tuple[Tensor, Any, Tensor]:
-        """Soft masks (B, 1 + N, H', W') of a frame on the finer grid: to be remembered, and to be shown."""
-        settings = self.settings
-        where, reach = where_to_look([(one.cells, one.annotated) for one in references], settings.near)
+    ) -> tuple[Tensor, Any, Callable[[], Tensor]]:
+        """Soft masks (B, 1 + N, H', W') of a frame on the finer grid to be remembered, and what makes those to be
+        shown."""
+        where, reach = where_to_look([(one.cells, one.annotated) for one in references], self.settings.near)
         carried = self.read(features, references, where, reach)
-        remembered = shown = carried.large
+        if self.settings.feedback == 0:
+            return carried.large, carry, functools.partial(self._shown, features, references, carried)
+        decoded = self._decoded(features, carried)
+        remembered = _mixed(carried.large, decoded, self.settings.feedback)
+        return remembered, carry, functools.partial(self._shown, features, references, carried, decoded)
+
+    def _shown(
+        self,
+        features: FrameFeatures,
+        references: list[MaskReference],
+        carried: Carried,
+        decoded: Tensor | None = None,
+    ) -> Tensor:
+        shown = carried.large
         if shown.shape[1] == 1:
-            return remembered, carry, shown
-        if max(1 - settings.blend, settings.feedback) > 0:
-            boxes, decoded = boxes_of(carried.coarse, settings.margin), carried.large
-            with _as_encoded(features):
-                for _ in range(max(1, settings.rounds)):
-                    decoded = aggregate(self._decode_boxes(features, carried, decoded, boxes)).softmax(1)
-            remembered = _mixed(carried.large, decoded, settings.feedback)
-            shown = _mixed(carried.large, decoded, 1 - settings.blend)
-        return remembered, carry, self._like_target(features, references, shown, carried.edges)
+            return shown
+        if self.settings.blend < 1:
+            shown = _mixed(
+                shown, self._decoded(features, carried) if decoded is None else decoded, 1 - self.settings.blend
+            )
+        return self._like_target(features, references, shown, carried.edges)
+
+    def _decoded(self, features: FrameFeatures, carried: Carried) -> Tensor:
+        """Soft masks (B, 1 + N, H', W') after all rounds."""
+        boxes, decoded = boxes_of(carried.coarse, self.settings.margin), carried.large
+        if decoded.shape[1] == 1:
+            return decoded
+        with _as_encoded(features):
+            for _ in range(max(1, self.settings.rounds)):
+                decoded = aggregate(self._decode_boxes(features, carried, decoded, boxes)).softmax(1)
+        return decoded
 
     def _like_target(
         self, features: FrameFeatures, references: list[MaskReference], shown: Tensor, edges: Tensor

@@ -1,4 +1,7 @@
-"""Where a model runs, and in what precision."""
+"""Where a model runs, in what precision, and on how many threads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -39,3 +42,21 @@ def pick_precision(precision: str, device: torch.device) -> torch.dtype:
         supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
         return torch.bfloat16 if supported and supported() else torch.float32
     return torch.float32
+
+
+@contextmanager
+def side_by_side(device: torch.device) -> Iterator[bool]:
+    """Whether stages of a pipeline are to run side by side: on a CPU, if torch may use two threads or more.
+
+    Each then has half of these: two stages on one thread each do more than one after the other on two, which wait for
+    each other at every operation. It holds for this thread and for those that begin to use torch inside.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield False
+        return
+    torch.set_num_threads(threads // 2)
+    try:
+        yield True
+    finally:
+        torch.set_num_threads(threads)

@@ -147,6 +147,17 @@ class Timeline:
         """Frames whose mask is missing or stale."""
         return sorted(f for chain in self.chains() for f in chain.frames() if self.is_stale(f, chain))
 
+    def stretches(self) -> list[tuple[Chain, int, int]]:
+        """The chain, first and last of each row of stale frames, in the order in which they are to be filled."""
+        result = []
+        for chain in self.chains():
+            stale = [frame for frame in chain.frames() if self.is_stale(frame, chain)]
+            known = set(stale)
+            firsts = [frame for frame in stale if frame - chain.step not in known]
+            lasts = [frame for frame in stale if frame + chain.step not in known]
+            result += [(chain, *ends) for ends in zip(firsts, lasts, strict=True)]
+        return result
+
     def put(
         self, frame: int, labels: LabelMap, confidence: Mapping[int, float], chain: Chain, soft: bytes | None = None
     ) -> None:

@@ -3,7 +3,9 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -22,13 +24,15 @@ from matchcut.tracking.edge_pixels import EdgePixels, learn
 from matchcut.tracking.interrupted import load_checkpoint, pack, save_checkpoint, unpack
 from matchcut.tracking.memory import Chain, Use, reference_frames
 from matchcut.tracking.pipeline import prefetch
-from matchcut.tracking.placement import pick_device, pick_precision
+from matchcut.tracking.placement import pick_device, pick_precision, side_by_side
 from matchcut.tracking.soft_masks import Enlarge, confidence_of, to_labels
 from matchcut.tracking.timeline import Timeline
 
 Frame = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
 """Called with frames done and frames to do."""
+Show = Callable[[], NDArray[np.float32]]
+"""Makes the soft masks (1 + N, h, w) of a frame that are shown, from what was matched."""
 
 CHECKPOINT_EVERY = 25
 """Frames between two checkpoints of `fill`."""
@@ -85,7 +89,8 @@ class Tracker:
             model.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.policy = policy or model.policy
         self.seconds: dict[str, float] = {}
-        """Spent since the start: waiting for frames, learning, encoding, matching, enlarging, waiting for writing."""
+        """Spent since the start: waiting for frames, learning, encoding, matching, decoding what is shown, enlarging,
+        waiting for writing. Together more than has passed where stages run side by side."""
         self.size: int | None = size or getattr(model, "size", None)
         self.multiple: int = getattr(model, "multiple", 1)
         self.enlarge: Enlarge = getattr(model, "enlarge", "cubic")
@@ -109,19 +114,19 @@ class Tracker:
         resumed = load_checkpoint(checkpoint, self.fingerprint(timeline), timeline) if checkpoint is not None else {}
         timeline.write_annotations()
         total, done = len(timeline.stale()), 0
-        for chain, first, last in _stretches(timeline):
+        for chain, first, last in timeline.stretches():
             memory = self._recall(timeline, chain, first, resumed)
             if memory is None:
                 first, memory = chain.frames()[0], _Memory()
             with ThreadPoolExecutor(1) as writer:
                 writing = None
-                for frame, labels, confidence in self._run(timeline, chain, memory, first, last):
-                    soft = pack(memory.references[Use(frame, False)].values) if memory.carry is None else None
+                for frame, image, show in self._run(timeline, chain, memory, first, last):
+                    kept = memory.references[Use(frame, False)].values if memory.carry is None else None
                     started = perf_counter()
                     if writing is not None:
                         writing.result()  # raises what went wrong there
                     self._count("write", started)
-                    writing = writer.submit(timeline.put, frame, labels, confidence, chain, soft)
+                    writing = writer.submit(self._put, timeline, chain, frame, image, show, memory.pixels, kept)
                     done += 1
                     if checkpoint is not None and done % CHECKPOINT_EVERY == 0 and memory.carry is None:
                         writing.result()
@@ -214,7 +219,7 @@ class Tracker:
         for index, frame in enumerate(frames):
             features = self._encode(frame)
             if index > 0:
-                yield self._match(features, memory, index, chain, [0])
+                yield self._match(features, memory, index, chain, [0])()
                 continue
             soft = torch.from_numpy(first)[None].to(self.device)
             with torch.inference_mode():
@@ -223,7 +228,7 @@ class Tracker:
 
     def _run(
         self, timeline: Timeline, chain: Chain, memory: _Memory, first: int, last: int
-    ) -> Iterator[tuple[int, LabelMap, dict[int, float]]]:
+    ) -> Iterator[tuple[int, Frame, Show]]:
         """Go through a chain from `first` to `last`; earlier frames must be in the memory."""
         ids, annotated = timeline.shown(chain), timeline.sources(chain)
         # Before the reader's thread starts: a video serves one thread at a time.
@@ -234,13 +239,29 @@ class Tracker:
         known = [(timeline.video[one], timeline.labels(one), timeline.objects(one)) for one in given]
         memory.pixels = self._learn(memory, known, ids)
         frames = islice(timeline.video.frames(first, chain.step), abs(last - first) + 1)
-        with prefetch(frames, self._resize) as source:
-            started = perf_counter()
-            for index, (image, frame) in source:
-                self._count("read", started)
-                features = self._features(image)
-                yield index, *self._segment(features, memory, index, chain, annotated, ids, frame)
+        with prefetch(frames, self._resize) as read, side_by_side(self.device) as apart:
+            encoded = ((index, (self._features(image), frame)) for index, (image, frame) in read)
+            with prefetch(encoded, _same, ahead=1) if apart else nullcontext(encoded) as source:
                 started = perf_counter()
+                for index, (features, frame) in source:
+                    self._count("read", started)
+                    show = self._match(features, memory, index, chain, annotated)
+                    yield index, frame, show if apart else partial(_same, show())
+                    started = perf_counter()
+
+    def _put(
+        self,
+        timeline: Timeline,
+        chain: Chain,
+        index: int,
+        frame: Frame,
+        show: Show,
+        pixels: EdgePixels | None,
+        kept: Tensor | None,
+    ) -> None:
+        """Give a timeline the label map of a frame, and what is kept of its soft masks."""
+        labels, confidence = self._labels(show(), timeline.shown(chain), frame, pixels)
+        timeline.put(index, labels, confidence, chain, None if kept is None else pack(kept))
 
     def _segment(
         self,
@@ -253,29 +274,37 @@ class Tracker:
         frame: Frame,
     ) -> tuple[LabelMap, dict[int, float]]:
         """The label map of a frame and how sure each object is; the frame joins the memory."""
-        shown = self._match(features, memory, index, chain, annotated)
+        shown = self._match(features, memory, index, chain, annotated)()
+        return self._labels(shown, ids, frame, memory.pixels)
+
+    def _labels(
+        self, shown: NDArray[np.float32], ids: list[int], frame: Frame, pixels: EdgePixels | None
+    ) -> tuple[LabelMap, dict[int, float]]:
+        """The label map of a frame and how sure each object is, from its soft masks (1 + N, h, w)."""
         started = perf_counter()
         size = (frame.shape[0], frame.shape[1])
-        result = (
-            to_labels(shown, ids, size, self.enlarge, self.stretch, frame, memory.pixels, self.pixels),
-            confidence_of(shown, ids),
-        )
+        labels = to_labels(shown, ids, size, self.enlarge, self.stretch, frame, pixels, self.pixels)
+        confidence = confidence_of(shown, ids)
         self._count("enlarge", started)
-        return result
+        return labels, confidence
 
-    def _match(
-        self, features: Any, memory: _Memory, index: int, chain: Chain, annotated: list[int]
-    ) -> NDArray[np.float32]:
-        """The soft masks (1 + N, h, w) of a frame, which joins the memory."""
+    def _match(self, features: Any, memory: _Memory, index: int, chain: Chain, annotated: list[int]) -> Show:
+        """What makes the soft masks of a frame, which joins the memory."""
         started = perf_counter()
         uses = reference_frames(index, chain, annotated, self.policy)
         with torch.inference_mode():
             references = [memory.references[use] for use in uses]
-            soft, memory.carry, *other = self.model.segment(features, references, memory.carry)
+            soft, memory.carry, *show = self.model.segment(features, references, memory.carry)
             memory.references[Use(index, False)] = self.model.remember(features, soft)
         memory.keep([*reference_frames(index + chain.step, chain, annotated, self.policy), Use(index, False)])
-        shown: NDArray[np.float32] = (other[0] if other else soft)[0].float().cpu().numpy()
         self._count("match", started)
+        return partial(self._shown, show[0] if show else partial(_same, soft))
+
+    def _shown(self, show: Callable[[], Tensor]) -> NDArray[np.float32]:
+        started = perf_counter()
+        with torch.inference_mode():
+            shown: NDArray[np.float32] = show()[0].float().cpu().numpy()
+        self._count("show", started)
         return shown
 
     def _annotated(self, timeline: Timeline, use: Use, ids: list[int], memory: _Memory) -> Reference:
@@ -358,13 +387,5 @@ def check_mask_size(labels: LabelMap, frame: Frame, index: int) -> None:
         check_mask(labels, frame.shape[:2], f"the mask for frame {index}")
 
 
-def _stretches(timeline: Timeline) -> list[tuple[Chain, int, int]]:
-    """The first and the last of each row of stale frames, in the order in which they are to be filled."""
-    result = []
-    for chain in timeline.chains():
-        stale = [frame for frame in chain.frames() if timeline.is_stale(frame, chain)]
-        known = set(stale)
-        firsts = [frame for frame in stale if frame - chain.step not in known]
-        lasts = [frame for frame in stale if frame + chain.step not in known]
-        result += [(chain, *ends) for ends in zip(firsts, lasts, strict=True)]
-    return result
+def _same(value: Any) -> Any:
+    return value
