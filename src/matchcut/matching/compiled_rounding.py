@@ -14,6 +14,11 @@ LEVELS = 32_000
 """Length of the longest row of whole numbers: then none is above 2^15, and no sum of products above 2^31."""
 PIECE = 64
 """Rows that a thread takes in one go."""
+MOST, LARGEST = 0.85, 0.6
+"""The head are the first channels that hold so much of the energy, if they are no more than this share of all: to look
+at them first costs as much as it saves where more is left."""
+MORE = np.float32(1 + 1e-4)
+"""By so much float32 may have been wrong about a length, and then some."""
 SMALLEST = 1e-30
 """Rows that are not longer become 0."""
 
@@ -29,11 +34,14 @@ class Rounded(NamedTuple):
     """(2, T, N) float32: of the row as given, and less the centre."""
     lost: Array
     """(T, N) float32, the length of what is lost."""
+    rest: Array
+    """(T * N + KEYS,) float32, at least the length of what a row's whole numbers have after the head."""
 
 
-def rounded(frames: list[Tensor], centre: Tensor, *, common: bool) -> Rounded:
+def rounded(frames: list[Tensor], centre: Tensor, head: int, *, common: bool) -> Rounded:
     """Frames, T of (h, w, C) float32 and contiguous, less `centre` (C,), in steps that are the same for all rows
-    (`common`), or as small as each row allows. What is returned is valid till the next of this size."""
+    (`common`), or as small as each row allows. The first `head` channels are their head. What is returned is valid till
+    the next of this size."""
     count, cells, channels = len(frames), frames[0].shape[0] * frames[0].shape[1], frames[0].shape[2]
     addresses, middle = addresses_of(frames), centre.numpy()
     length, lost = np.empty((2, count, cells), np.float32), np.empty((count, cells), np.float32)
@@ -41,8 +49,18 @@ def rounded(frames: list[Tensor], centre: Tensor, *, common: bool) -> Rounded:
     longest = np.full_like(length[1], length[1].max()) if common else length[1]
     step = np.where(longest > SMALLEST, longest, np.float32(1)) / np.float32(LEVELS)
     whole = _space(common, count, cells, channels + channels % 2)
-    _round(addresses, middle, step, whole, lost)
-    return Rounded(whole, step, length, lost)
+    rest = np.zeros(count * cells + KEYS, np.float32)
+    _round(addresses, middle, step, head, whole, lost, rest)
+    return Rounded(whole, step, length, lost, rest)
+
+
+def head_of(rows: Tensor) -> int:
+    """How many of the first channels tell most of rows (N, C): an even number, or C where it would take too many."""
+    channels = rows.shape[1]
+    energy = rows.square().mean(0).cumsum(0)
+    enough = int((energy < MOST * energy[-1]).sum()) + 1  # a sum that is not finite is never enough
+    head = -(-enough // 16) * 16
+    return head if head <= LARGEST * channels else channels + channels % 2
 
 
 @functools.lru_cache(maxsize=4)
@@ -72,8 +90,8 @@ def _measure(addresses: Any, centre: Any, length: Any) -> None:
 
 
 @kernel
-def _round(addresses: Any, centre: Any, step: Any, whole: Any, lost: Any) -> None:
-    """Fills `whole` and `lost`, as in `Rounded`, from rows at T addresses."""
+def _round(addresses: Any, centre: Any, step: Any, head: int, whole: Any, lost: Any, rest: Any) -> None:
+    """Fills `whole`, `lost` and `rest`, as in `Rounded`, from rows at T addresses."""
     count, rows, _ = whole.shape
     channels = len(centre)
     pieces = -(-rows // PIECE)
@@ -82,11 +100,13 @@ def _round(addresses: Any, centre: Any, step: Any, whole: Any, lost: Any) -> Non
         for row in range(piece * PIECE, min((piece + 1) * PIECE, rows)):
             source = row_at(addresses[t], row, channels)
             size = step[t, row]
-            steps, loss = np.float32(1) / size, np.float32(0)
+            steps, loss, after = np.float32(1) / size, np.float32(0), np.float32(0)
             for channel in range(channels):
                 less = source[channel] - centre[channel]
                 number_of_steps = np.rint(less * steps)
                 whole[t, row, channel] = np.int16(number_of_steps)
                 less -= number_of_steps * size
                 loss += less * less
-            lost[t, row] = np.sqrt(loss)
+            for channel in range(head, channels):
+                after += np.float32(whole[t, row, channel]) * np.float32(whole[t, row, channel])
+            lost[t, row], rest[t * rows + row] = np.sqrt(loss), np.sqrt(after) * MORE

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from typing import Any
 
@@ -114,19 +115,21 @@ class Tracker:
         resumed = load_checkpoint(checkpoint, self.fingerprint(timeline), timeline) if checkpoint is not None else {}
         timeline.write_annotations()
         total, done = len(timeline.stale()), 0
+        beside = Lock()
         for chain, first, last in timeline.stretches():
             memory = self._recall(timeline, chain, first, resumed)
             if memory is None:
                 first, memory = chain.frames()[0], _Memory()
             with ThreadPoolExecutor(1) as writer:
                 writing = None
-                for frame, image, show in self._run(timeline, chain, memory, first, last):
+                for frame, image, show in self._run(timeline, chain, memory, first, last, beside):
                     kept = memory.references[Use(frame, False)].values if memory.carry is None else None
                     started = perf_counter()
                     if writing is not None:
                         writing.result()  # raises what went wrong there
                     self._count("write", started)
-                    writing = writer.submit(self._put, timeline, chain, frame, image, show, memory.pixels, kept)
+                    about = frame, image, show, memory.pixels, kept
+                    writing = writer.submit(self._put, timeline, chain, beside, *about)
                     done += 1
                     if checkpoint is not None and done % CHECKPOINT_EVERY == 0 and memory.carry is None:
                         writing.result()
@@ -227,9 +230,10 @@ class Tracker:
                     memory.references[use] = self.model.remember(features, soft, annotated=use.annotated)
 
     def _run(
-        self, timeline: Timeline, chain: Chain, memory: _Memory, first: int, last: int
+        self, timeline: Timeline, chain: Chain, memory: _Memory, first: int, last: int, beside: Lock
     ) -> Iterator[tuple[int, Frame, Show]]:
-        """Go through a chain from `first` to `last`; earlier frames must be in the memory."""
+        """Go through a chain from `first` to `last`; earlier frames must be in the memory. `beside` is held by what
+        computes while a frame is matched: more than one at a time would take the processor from the match."""
         ids, annotated = timeline.shown(chain), timeline.sources(chain)
         # Before the reader's thread starts: a video serves one thread at a time.
         for use in reference_frames(first, chain, annotated, self.policy):
@@ -240,8 +244,14 @@ class Tracker:
         memory.pixels = self._learn(memory, known, ids)
         frames = islice(timeline.video.frames(first, chain.step), abs(last - first) + 1)
         with prefetch(frames, self._resize) as read, side_by_side(self.device) as apart:
-            encoded = ((index, (self._features(image), frame)) for index, (image, frame) in read)
-            with prefetch(encoded, _same, ahead=1) if apart else nullcontext(encoded) as source:
+
+            def encoded() -> Iterator[tuple[int, tuple[Any, Frame]]]:
+                for index, (image, frame) in read:
+                    with beside:
+                        features = self._features(image)
+                    yield index, (features, frame)
+
+            with prefetch(encoded(), _same, ahead=1) if apart else nullcontext(encoded()) as source:
                 started = perf_counter()
                 for index, (features, frame) in source:
                     self._count("read", started)
@@ -253,6 +263,7 @@ class Tracker:
         self,
         timeline: Timeline,
         chain: Chain,
+        beside: Lock,
         index: int,
         frame: Frame,
         show: Show,
@@ -260,7 +271,8 @@ class Tracker:
         kept: Tensor | None,
     ) -> None:
         """Give a timeline the label map of a frame, and what is kept of its soft masks."""
-        labels, confidence = self._labels(show(), timeline.shown(chain), frame, pixels)
+        with beside:
+            labels, confidence = self._labels(show(), timeline.shown(chain), frame, pixels)
         timeline.put(index, labels, confidence, chain, None if kept is None else pack(kept))
 
     def _segment(

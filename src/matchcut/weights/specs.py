@@ -69,7 +69,7 @@ WEIGHTS: dict[str, Weights] = {
         origin="recipes/mask_vos.toml on DAVIS and five clips, see docs/mask_vos.md; begun from the backbone above",
         package="matchcut",
         file="weights/files/mask_vos_small.safetensors",
-        sha256="c28826ceffc12e9783ba51ec566bcf6fe56a4b189c4c0c104b091e62e197bc92",
+        sha256="808434f39742a0771953f71f93e356a85b50a2f027e1a4dddbd9464ccb6ef111",
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
     ),
