@@ -22,7 +22,7 @@ from torch import Tensor
 from matchcut.errors import ShapeError
 from matchcut.matching import Affinity, Match, affinity, join
 from matchcut.matching.compiled_products import KEYS, LANES, compare
-from matchcut.matching.compiled_rounding import LEVELS, rounded
+from matchcut.matching.compiled_rounding import LEVELS, head_of, rounded
 
 MODULE = importlib.import_module("matchcut.matching.search")
 NEAR = 1e-5
@@ -405,9 +405,17 @@ def test_where_everywhere_and_nowhere():
 # --- rounding, on the CPU in float32
 
 
+def with_head(one, share):
+    """Features (B, C, ...) of which each channel is `share` of the one before."""
+    return one * (share ** torch.arange(one.shape[1])).view(-1, *[1] * (one.ndim - 2))
+
+
 @pytest.mark.parametrize(("window", "radius"), [("disc", None), ("disc", 6), ("square", 5)])
-def test_rounding_changes_no_choice(window, radius):
-    query, reference = features(1, 64, 31, 29), features(1, 64, 2, 31, 29, seed=1)
+@pytest.mark.parametrize("share", [1.0, 0.95, 0.9])
+def test_rounding_changes_no_choice(window, radius, share):
+    query = with_head(features(1, 64, 31, 29), share)
+    reference = with_head(features(1, 64, 2, 31, 29, seed=1), share)
+    assert (head_of(reference[0, :, 0].flatten(1).T) < 64) == (share < 1)
     short = affinity(query, reference, radius=radius, window=window).indices
     plain = affinity(query.double(), reference.double(), radius=radius, window=window).indices
     different = (plain.sort(2).values != short.sort(2).values).any(2)
@@ -451,13 +459,16 @@ def test_rounding_is_accounted_for_where_it_is_at_its_worst(position):
 
 @pytest.mark.parametrize("common", [False, True])
 @pytest.mark.parametrize("channels", [1, 5, 64])
-def test_rounded_rows_are_near_and_what_is_lost_is_known(common, channels):
+@pytest.mark.parametrize("head", [0, 2, 64])
+def test_rounded_rows_are_near_and_what_is_lost_is_known(common, channels, head):
     frames = [10.0 ** (3 * i) * features(1, channels, 5, 6, seed=i)[0].permute(1, 2, 0).contiguous() for i in range(3)]
     frames[0][2, 3] = 0
     centre = frames[1].mean((0, 1))
-    found = rounded(frames, centre, common=common)
+    found = rounded(frames, centre, head, common=common)
     assert found.whole.shape == (3, 30, channels + channels % 2) and not found.whole[:, :, channels:].any()
     lengths = np.linalg.norm(found.whole.astype(np.int64), axis=2)
+    rest = np.linalg.norm(found.whole[:, :, head:].astype(np.int64), axis=2).ravel()
+    assert (found.rest[:90] >= rest).all() and (found.rest[:90] <= 1.001 * rest).all() and not found.rest[90:].any()
     assert lengths.max() <= LEVELS + math.sqrt(channels) / 2 < 2**15
     assert (
         len(np.unique(found.step)) == 1
@@ -473,29 +484,55 @@ def test_rounded_rows_are_near_and_what_is_lost_is_known(common, channels):
 
 
 @pytest.mark.parametrize("channels", [2, 176, 1024])
-def test_products_of_whole_numbers_are_exact(channels):
+@pytest.mark.parametrize("head", [0, 1, 512])
+@pytest.mark.parametrize("passing", [0, 1, 2, 3, 4])
+def test_products_of_whole_numbers_are_exact(channels, head, passing):
     random = np.random.default_rng(0)
     query = random.integers(-900, 901, (LANES, channels)).astype(np.int16)
     keys = random.integers(-900, 901, (KEYS + 3, channels)).astype(np.int16)
     query[:, 0], keys[:, 0] = LEVELS, np.where(np.arange(KEYS + 3) % 2, LEVELS, -LEVELS)  # the largest there are
     expected = keys[2 : 2 + KEYS].astype(np.int64) @ query.T.astype(np.int64)
-    limits = np.sort(expected, 0)[1]  # of each lane, all but its two least are above
+    limits = np.sort(np.vstack([expected, np.full(LANES, 2**31 - 1)]), 0)[KEYS - passing]
+    limits = limits - (passing > 0)  # of each lane, so many are above
+    pairs = min(head, channels // 2)
+    after = [np.linalg.norm(one[:, 2 * pairs :].astype(np.float64), axis=1) for one in (query, keys[2 : 2 + KEYS])]
+    rests, rest = np.nextafter(after[0].astype(np.float32), np.float32(np.inf)), np.float32(after[1].max() * 1.0001)
     packed = np.ascontiguousarray(query.reshape(LANES, -1, 2).transpose(1, 0, 2))
     products, step = np.zeros((KEYS, LANES), np.int32), 2 * channels
-    arrays = packed.ctypes.data, keys.ctypes.data + 2 * step, limits.astype(np.int32), products.ctypes.data
-    hits = numba.njit(lambda a, b, c, d, e, f: compare(a, b, c, d, e, f))(
-        arrays[0], arrays[1], step, channels // 2, arrays[2].ctypes.data, arrays[3]
+    arrays = packed, keys, limits.astype(np.int32), rests, products
+    query_at, keys_at, limits_at, rests_at, products_at = (one.ctypes.data for one in arrays)
+    sizes = step, channels // 2, pairs
+    hits = numba.njit(lambda a, b, c, d, e, f, g, h, i: compare(a, b, c, d, e, f, g, h, i))(
+        query_at, keys_at + 2 * step, *sizes, rests_at, rest, limits_at, products_at
     )
-    assert np.array_equal(products, expected)
+    if passing:
+        assert np.array_equal(products, expected)
     bits = [hits >> (LANES * key + lane) & 1 for key in range(KEYS) for lane in range(LANES)]
     assert np.array_equal(np.reshape(bits, (KEYS, LANES)), expected > limits)
+    assert np.sum(bits) == passing * LANES
+
+
+def test_what_cannot_come_above_its_limit_is_left_after_the_head():
+    query, keys = np.zeros((LANES, 8), np.int16), np.zeros((KEYS, 8), np.int16)
+    query[:, 4:], keys[:, 4:] = 100, 100  # 40,000, none of it in the head
+    packed = np.ascontiguousarray(query.reshape(LANES, -1, 2).transpose(1, 0, 2))
+    products, limits = np.full((KEYS, LANES), 7, np.int32), np.full(LANES, 39_999, np.int32)
+    run = numba.njit(lambda a, b, c, d, e, f, g, h, i: compare(a, b, c, d, e, f, g, h, i))
+    for rest, left in ((200.1, False), (199.0, True)):  # less than it is: so one sees that it was believed
+        rests = np.full(LANES, 200.0, np.float32)
+        addresses = rests.ctypes.data, np.float32(rest), limits.ctypes.data, products.ctypes.data
+        assert (run(packed.ctypes.data, keys.ctypes.data, 16, 4, 2, *addresses) == 0) == left
+        assert (products == 40_000).all() != left
+        products[:] = 7
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("scale", [1, 100])
 @pytest.mark.parametrize("cell", [(3, 5), (4, 8)])
-def test_a_cell_that_is_not_finite_spoils_no_other(bad, scale, cell):
-    query, reference = scale * features(1, 16, 20, 22), scale * features(1, 16, 20, 22, seed=1)
+@pytest.mark.parametrize("share", [1.0, 0.9])
+def test_a_cell_that_is_not_finite_spoils_no_other(bad, scale, cell, share):
+    query, reference = (scale * with_head(features(1, 32, 20, 22, seed=seed), share) for seed in (0, 1))
+    assert (head_of(reference[0].flatten(1).T) < 32) == (share < 1)
     expected = affinity(query.double(), reference.double(), radius=5, top_k=5)
     reference[0, :, cell[0], cell[1]] = bad
     found = affinity(query, reference, radius=5, top_k=5)

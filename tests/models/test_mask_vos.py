@@ -13,10 +13,10 @@ from matchcut.errors import ModelError
 from matchcut.matching import affinity, near_edges
 from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.base import GuidedModel, MemoryPolicy
-from matchcut.models.decoders import KeyHead, aggregate
+from matchcut.models.decoders import KeyHead, aggregate, mask_channels
 from matchcut.models.grids import enlarge, halve, join_maps
 from matchcut.models.label_propagation import LabelPropagation, Propagation
-from matchcut.models.mask_vos import MaskReference, MaskVOS, build_mask_vos, mask_channels
+from matchcut.models.mask_vos import MaskReference, MaskVOS, build_mask_vos
 from matchcut.models.mask_vos_form import FORMS, MaskVOSSettings
 from matchcut.models.nearness import FARTHEST, UNKNOWN, WIDEST, boxes_of, near_objects, where_to_look
 from matchcut.tracking.tracker import Tracker
@@ -77,9 +77,12 @@ def test_blend_one_leaves_the_coarse_mask_and_zero_the_decoders(small):
     features, references = scene(small)
     with torch.no_grad():
         large, rounds = small(features, references)
-        _, _, half = small.with_settings(margin=None).segment(features, references)
-        _, _, decoded = small.with_settings(margin=None, blend=0.0).segment(features, references)
-        _, _, only = small.with_settings(blend=1.0).segment(features, references)
+        _, _, show = small.with_settings(margin=None).segment(features, references)
+        half = show()
+        _, _, show = small.with_settings(margin=None, blend=0.0).segment(features, references)
+        decoded = show()
+        _, _, show = small.with_settings(blend=1.0).segment(features, references)
+        only = show()
     torch.testing.assert_close(only, large)
     torch.testing.assert_close(decoded, rounds[-1].softmax(1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(half, (large + decoded) / 2, rtol=1e-4, atol=1e-5)
@@ -154,8 +157,10 @@ def test_objects_are_treated_alike(small):
     order = torch.tensor([0, 3, 1, 2])
     turned = [small.remember(one.features, one.values[:, order], annotated=one.annotated) for one in references]
     with torch.no_grad():
-        _, _, expected = small.segment(features, references)
-        _, _, found = small.segment(features, turned)
+        _, _, show = small.segment(features, references)
+        expected = show()
+        _, _, show = small.segment(features, turned)
+        found = show()
     torch.testing.assert_close(found, expected[:, order], rtol=1e-4, atol=1e-5)
 
 
@@ -165,10 +170,12 @@ def test_a_batch_is_a_loop_over_its_items(small):
     model = small.with_settings(margin=None)
     with torch.no_grad():
         features = model.encode(images)
-        _, _, together = model.segment(features, [model.remember(features, given, annotated=True)])
+        _, _, show = model.segment(features, [model.remember(features, given, annotated=True)])
+        together = show()
         for index in range(2):
             one = model.encode(images[index : index + 1])
-            _, _, alone = model.segment(one, [model.remember(one, given[index : index + 1], annotated=True)])
+            _, _, show = model.segment(one, [model.remember(one, given[index : index + 1], annotated=True)])
+            alone = show()
             torch.testing.assert_close(together[index : index + 1], alone, rtol=1e-3, atol=1e-4)
 
 
@@ -176,7 +183,8 @@ def test_a_batch_is_a_loop_over_its_items(small):
 def test_soft_masks_are_probabilities_at_a_quarter(small, objects):
     features, references = scene(small, objects)
     with torch.no_grad():
-        _, _, soft = small.segment(features, references)
+        _, _, show = small.segment(features, references)
+        soft = show()
     assert soft.shape == (1, 1 + objects, SIZE[0] // 4, SIZE[1] // 4)
     assert soft.min() >= 0
     torch.testing.assert_close(soft.sum(1), torch.ones_like(soft[:, 0]), rtol=1e-4, atol=1e-4)
@@ -189,8 +197,11 @@ def test_only_edges_are_decoded_and_what_is_remembered_is_what_was_carried(small
         features = small.encode(picture(1))  # the annotated frame, so that there are edges
         nn.init.normal_(small.decoder.logit.weight, std=3.0)
         carried = small.read(features, references)
-        remembered, _, shown = small.with_settings(near=None, margin=None, blend=0.0).segment(features, references)
-        everywhere = small.with_settings(near=None, margin=None, blend=0.0, edge=None).segment(features, references)[2]
+        remembered, _, show = small.with_settings(near=None, margin=None, blend=0.0).segment(features, references)
+        shown = show()
+        everywhere = small.with_settings(near=None, margin=None, blend=0.0, edge=None).segment(features, references)[
+            2
+        ]()
     edges = near_edges(F.interpolate(carried.coarse, scale_factor=2, mode="bilinear"), small.settings.edge)
     assert torch.equal(carried.edges, edges) and 0.05 < edges.float().mean() < 0.95
     torch.testing.assert_close(remembered, carried.large)
@@ -205,8 +216,10 @@ def test_only_edges_are_decoded_and_what_is_remembered_is_what_was_carried(small
 def test_an_object_is_decoded_in_its_box_as_in_the_whole_frame(small):
     features, references = scene(small)
     with torch.no_grad():
-        _, _, whole = small.with_settings(margin=None).segment(features, references)
-        _, _, wide = small.with_settings(margin=100).segment(features, references)
+        _, _, show = small.with_settings(margin=None).segment(features, references)
+        whole = show()
+        _, _, show = small.with_settings(margin=100).segment(features, references)
+        wide = show()
     torch.testing.assert_close(whole, wide)
     soft = torch.zeros(1, 4, 20, 30)
     soft[0, 1, 5:8, 10:12] = 1
@@ -218,7 +231,8 @@ def test_an_object_that_is_nowhere_stays_nowhere(small):
     features, references = scene(small)
     gone = [small.remember(one.features, F.pad(one.values, (0, 0, 0, 0, 0, 1)), annotated=True) for one in references]
     with torch.no_grad():
-        _, _, soft = small.segment(features, gone)
+        _, _, show = small.segment(features, gone)
+        soft = show()
     assert soft[:, 3].max() < 1e-3
 
 
@@ -229,7 +243,8 @@ def test_the_target_model_moves_edges_of_what_is_shown_and_nothing_else(small):
         edges = small.read(features, references).edges
         shown = {}
         for weight in (0.0, 2.0, 1e3):
-            remembered, _, shown[weight] = small.with_settings(near=None, target=weight).segment(features, references)
+            remembered, _, show = small.with_settings(near=None, target=weight).segment(features, references)
+            shown[weight] = show()
             torch.testing.assert_close(remembered, small.read(features, references).large)
     for soft in shown.values():
         torch.testing.assert_close(soft.sum(1), torch.ones_like(soft[:, 0]))
@@ -346,7 +361,8 @@ def test_windows_reach_as_far_as_objects_move(small, monkeypatch):
 def test_a_reference_is_made_again_from_its_features_and_values(small):
     features, references = scene(small)
     with torch.no_grad():
-        _, _, soft = small.segment(features, references)
+        _, _, show = small.segment(features, references)
+        soft = show()
         kept = small.remember(features, soft)
         again = small.remember(features, kept.values.clone())
     assert torch.equal(kept.values, soft) and torch.equal(again.values, soft)
@@ -414,9 +430,12 @@ def test_the_papers_mask_encoder_sees_frame_and_masks():
         first = model.remember(features, masks(2))
         other = model.remember(replace(features, image=picture(9)), masks(2))
         swapped = model.remember(features, masks(2)[:, [0, 2, 1]])
-        _, _, soft = model.segment(features, [first])
-        _, _, whole = model.with_settings(margin=100).segment(features, [first])
-        _, _, everywhere = model.with_settings(margin=None).segment(features, [first])
+        _, _, show = model.segment(features, [first])
+        soft = show()
+        _, _, show = model.with_settings(margin=100).segment(features, [first])
+        whole = show()
+        _, _, show = model.with_settings(margin=None).segment(features, [first])
+        everywhere = show()
     values = [
         one.rows[..., 4:].unflatten(2, (2, 16)) for one in (first, other, swapped)
     ]  # after what is known, and masks
@@ -441,7 +460,8 @@ def test_odd_sizes_vision_transformers_and_half_precision():
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         features = model.encode(picture(0, (72, 56)))
     with torch.inference_mode():
-        _, _, soft = model.segment(features, [model.remember(features, masks(1, (72, 56)), annotated=True)])
+        _, _, show = model.segment(features, [model.remember(features, masks(1, (72, 56)), annotated=True)])
+        soft = show()
     assert soft.shape == (1, 2, 18, 14) and soft.dtype == torch.float32
     assert features.keys.dtype == torch.float32 and features.cells.dtype == torch.bfloat16
 

@@ -212,3 +212,19 @@ def _widen_input(backbone: Backbone, more: int) -> None:
                 backbone.std = F.pad(backbone.std, (0, 0, 0, 0, 0, more), value=1.0)
                 return
     raise ValueError(f"backbone: expected one whose first convolution takes an image, got {backbone.name}")
+
+
+def mask_channels(soft_masks: Tensor, given: Tensor | None = None) -> Tensor:
+    """Soft masks (B, 1 + N, h, w) to (B, N, MASKS, h, w): each object's, the sum of all others', and each object's as
+    the annotated frames alone give it (B, N, h, w); its own once more where None."""
+    own = soft_masks[:, 1:]
+    return torch.stack([own, own.sum(1, keepdim=True) - own, own if given is None else given], 2)
+
+
+def mixed(carried: Tensor, decoded: Tensor, share: float) -> Tensor:
+    """Soft masks (B, 1 + N, h, w) of which the decoded ones have a share, and more where less is known (masks that sum
+    to less than 1)."""
+    if share == 0:
+        return carried
+    known = (1 - share) * carried.sum(1, keepdim=True)
+    return ((1 - share) * carried + share * decoded) / (known + share)

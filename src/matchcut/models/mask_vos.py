@@ -32,6 +32,8 @@ from matchcut.models.decoders import (
     MaskDecoder,
     aggregate,
     channels_of,
+    mask_channels,
+    mixed,
 )
 from matchcut.models.grids import enlarge, finer, halve, join_maps, to_grid
 from matchcut.models.mask_vos_form import FORMS, MaskVOSForm, MaskVOSSettings
@@ -299,7 +301,7 @@ class MaskVOS(nn.Module):
         if self.settings.feedback == 0:
             return carried.large, carry, functools.partial(self._shown, features, references, carried)
         decoded = self._decoded(features, carried)
-        remembered = _mixed(carried.large, decoded, self.settings.feedback)
+        remembered = mixed(carried.large, decoded, self.settings.feedback)
         return remembered, carry, functools.partial(self._shown, features, references, carried, decoded)
 
     def _shown(
@@ -313,7 +315,7 @@ class MaskVOS(nn.Module):
         if shown.shape[1] == 1:
             return shown
         if self.settings.blend < 1:
-            shown = _mixed(
+            shown = mixed(
                 shown, self._decoded(features, carried) if decoded is None else decoded, 1 - self.settings.blend
             )
         return self._like_target(features, references, shown, carried.edges)
@@ -376,22 +378,6 @@ def build_mask_vos(
     if form.mask_encoder is not None:
         mask_backbone = Backbone(form.mask_encoder, (3,), form.grid, pretrained)
     return MaskVOS(backbone, form, settings, mask_backbone)
-
-
-def _mixed(carried: Tensor, decoded: Tensor, share: float) -> Tensor:
-    """Soft masks (B, 1 + N, h, w) of which the decoded ones have a share, and more where less is known (masks that sum
-    to less than 1)."""
-    if share == 0:
-        return carried
-    known = (1 - share) * carried.sum(1, keepdim=True)
-    return ((1 - share) * carried + share * decoded) / (known + share)
-
-
-def mask_channels(soft_masks: Tensor, given: Tensor | None = None) -> Tensor:
-    """Soft masks (B, 1 + N, h, w) to (B, N, MASKS, h, w): each object's, the sum of all others', and each object's as
-    the annotated frames alone give it (B, N, h, w); its own once more where None."""
-    own = soft_masks[:, 1:]
-    return torch.stack([own, own.sum(1, keepdim=True) - own, own if given is None else given], 2)
 
 
 def _rows(cells: Tensor, embedded: Tensor) -> Tensor:

@@ -185,7 +185,8 @@ class Tracker:
                 continue
             features = self._encode(frame)
             if labels is not None:
-                check_mask_size(labels, frame, index)
+                if labels.shape != frame.shape[:2]:
+                    check_mask(labels, frame.shape[:2], f"the mask for frame {index}")
                 shown = object_ids(labels)
                 if chain is not None and shown and not set(shown) & set(ids):
                     found, _ = self._segment(features, memory, index, chain, list(given), ids, frame)
@@ -391,12 +392,6 @@ class Tracker:
         now = perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - started
         return now
-
-
-def check_mask_size(labels: LabelMap, frame: Frame, index: int) -> None:
-    """Raise MaskError where an annotation has not its frame's size."""
-    if labels.shape != frame.shape[:2]:
-        check_mask(labels, frame.shape[:2], f"the mask for frame {index}")
 
 
 def _same(value: Any) -> Any:
