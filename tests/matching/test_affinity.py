@@ -426,6 +426,20 @@ def test_rounding_changes_no_choice(window, radius, share):
     assert tied.double().mean() < 0.01
 
 
+@pytest.mark.parametrize("radius", [None, 6])
+def test_cells_of_which_the_head_tells_little_are_told_beside_those_it_tells_all_of(radius):
+    query, reference = (with_head(features(1, 64, 24, 26, seed=seed), 0.9) for seed in (0, 1))
+    alone = torch.rand(24, 26, generator=torch.Generator().manual_seed(0)) < 0.2
+    query[:, 32:] *= 20
+    reference[:, 32:] *= torch.where(alone, 20.0, 0.0)
+    assert head_of(reference[0, :, ::4, ::4].flatten(1).T) <= 32
+    where = torch.zeros(1, 24, 26, dtype=torch.bool)
+    where[:, ::4, ::4] = True  # of 16 that are compared at once, others would keep cells in
+    found = affinity(query, reference, top_k=5, radius=radius, where=where)
+    expected = affinity(query.double(), reference.double(), top_k=5, radius=radius, where=where)
+    torch.testing.assert_close(found.scores.double(), expected.scores, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("noise", [1e-2, 1e-3, 3e-4])
 @pytest.mark.parametrize("radius", [None, 9])
 @pytest.mark.parametrize("outlier", [False, True])
@@ -529,9 +543,10 @@ def test_what_cannot_come_above_its_limit_is_left_after_the_head():
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("scale", [1, 100])
 @pytest.mark.parametrize("cell", [(3, 5), (4, 8)])
-@pytest.mark.parametrize("share", [1.0, 0.9])
-def test_a_cell_that_is_not_finite_spoils_no_other(bad, scale, cell, share):
+@pytest.mark.parametrize(("share", "blind"), [(1.0, 0), (0.9, 0), (0.9, 16)])
+def test_a_cell_that_is_not_finite_spoils_no_other(bad, scale, cell, share, blind):
     query, reference = (scale * with_head(features(1, 32, 20, 22, seed=seed), share) for seed in (0, 1))
+    query[:, :blind] = 0
     assert (head_of(reference[0].flatten(1).T) < 32) == (share < 1)
     expected = affinity(query.double(), reference.double(), radius=5, top_k=5)
     reference[0, :, cell[0], cell[1]] = bad

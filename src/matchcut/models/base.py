@@ -52,7 +52,8 @@ class GuidedModel(Protocol):
     A model may also state `size`, the short side in pixels of the frames it wants; `multiple`, what both sides are a
     multiple of; `enlarge`, "linear", "cubic" or "guided"; and `stretch`, whether each enlarged soft mask is stretched
     to [0, 1] before the largest is taken; `grid` and `mask_grid`, pixels of a cell that is matched and of one of its
-    soft masks.
+    soft masks; and `side_by_side`, whether `segment` and `remember` take about half of a frame's time, so that on a CPU
+    the rest is done beside them, of the next frame and of the last.
     """
 
     policy: MemoryPolicy

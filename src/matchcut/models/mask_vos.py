@@ -87,6 +87,8 @@ class MaskVOS(nn.Module):
         ModelError: too few stages, or a form that does not fit them.
     """
 
+    side_by_side = True
+
     def __init__(
         self,
         backbone: Backbone,

@@ -45,14 +45,14 @@ def pick_precision(precision: str, device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def side_by_side(device: torch.device) -> Iterator[bool]:
-    """Whether stages of a pipeline are to run side by side: on a CPU, if torch may use two threads or more.
+def side_by_side(device: torch.device, wanted: bool = True) -> Iterator[bool]:
+    """Whether two stages of a pipeline are to run side by side: on a CPU, if torch may use two threads or more.
 
-    Each then has half of these: two stages on one thread each do more than one after the other on two, which wait for
-    each other at every operation. It holds for this thread and for those that begin to use torch inside.
+    Each then has half of these: two stages of one thread each do more than one after the other on two threads, which
+    wait for each other at every operation. It holds for this thread and for those that begin to use torch inside.
     """
     threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
+    if not wanted or device.type != "cpu" or threads == 1:
         yield False
         return
     torch.set_num_threads(threads // 2)

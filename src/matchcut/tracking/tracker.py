@@ -97,6 +97,7 @@ class Tracker:
         self.enlarge: Enlarge = getattr(model, "enlarge", "cubic")
         self.stretch: bool = getattr(model, "stretch", False)
         self.pixels: float = getattr(model, "pixels", 0.0)
+        self.side_by_side: bool = getattr(model, "side_by_side", False)
 
     def fill(self, timeline: Timeline, progress: Progress | None = None, checkpoint: Path | None = None) -> None:
         """Give each stale frame of a timeline its mask, forwards and backwards from the annotated frames.
@@ -244,7 +245,7 @@ class Tracker:
         known = [(timeline.video[one], timeline.labels(one), timeline.objects(one)) for one in given]
         memory.pixels = self._learn(memory, known, ids)
         frames = islice(timeline.video.frames(first, chain.step), abs(last - first) + 1)
-        with prefetch(frames, self._resize) as read, side_by_side(self.device) as apart:
+        with prefetch(frames, self._resize) as read, side_by_side(self.device, self.side_by_side) as apart:
 
             def encoded() -> Iterator[tuple[int, tuple[Any, Frame]]]:
                 for index, (image, frame) in read:
