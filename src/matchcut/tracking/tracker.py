@@ -248,15 +248,16 @@ class Tracker:
         with prefetch(frames, self._resize) as read, side_by_side(self.device, self.side_by_side) as apart:
 
             def encoded() -> Iterator[tuple[int, tuple[Any, Frame]]]:
+                started = perf_counter()
                 for index, (image, frame) in read:
+                    self._count("read", started)
                     with beside:
                         features = self._features(image)
                     yield index, (features, frame)
+                    started = perf_counter()
 
             with prefetch(encoded(), _same, ahead=1) if apart else nullcontext(encoded()) as source:
-                started = perf_counter()
                 for index, (features, frame) in source:
-                    self._count("read", started)
                     show = self._match(features, memory, index, chain, annotated)
                     yield index, frame, show if apart else partial(_same, show())
                     started = perf_counter()
