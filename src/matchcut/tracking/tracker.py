@@ -260,7 +260,6 @@ class Tracker:
                 for index, (features, frame) in source:
                     show = self._match(features, memory, index, chain, annotated)
                     yield index, frame, show if apart else partial(_same, show())
-                    started = perf_counter()
 
     def _put(
         self,
