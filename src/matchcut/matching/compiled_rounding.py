@@ -58,7 +58,7 @@ def head_of(rows: Tensor) -> int:
     """How many of the first channels tell most of rows (N, C): an even number, or C where it would take too many."""
     channels = rows.shape[1]
     energy = rows.square().mean(0).cumsum(0)
-    enough = int((energy < MOST * energy[-1]).sum()) + 1  # a sum that is not finite is never enough
+    enough = int((energy < MOST * energy[-1]).sum()) + 1
     head = -(-enough // 16) * 16
     return head if head <= LARGEST * channels else channels + channels % 2
 
