@@ -19,6 +19,7 @@ from torch import Tensor
 from matchcut.errors import ShapeError
 from matchcut.matching.pairs import pair_scores
 from matchcut.matching.search import Radius, Window, plan, search
+from matchcut.matching.uncompiled import uncompiled
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def join(first: Affinity, second: Affinity, *, top_k: int = 10, temperature: flo
     return Affinity(indices.gather(2, place), weights, scores, first.query_shape, shape)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def _search(
     features: list[Tensor],
     radii: list[Radius],
