@@ -11,6 +11,8 @@ How it is fast and still exact: see `matchcut.matching.search`.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from threading import Thread
 
 import torch
 import torch.nn.functional as F
@@ -179,6 +181,13 @@ def join(first: Affinity, second: Affinity, *, top_k: int = 10, temperature: flo
     weights = (scores / temperature).softmax(2) * asked
     shape = (count + second.reference_shape[0], h, w)
     return Affinity(indices.gather(2, place), weights, scores, first.query_shape, shape)
+
+
+@cache
+def load_ahead() -> None:
+    """Begin to load, in a thread beside, what `affinity` is compiled of on the CPU: its first call waits less."""
+    one = torch.ones(1, 32, 4, 4)
+    Thread(target=affinity, args=(one, one)).start()
 
 
 @uncompiled

@@ -1,19 +1,23 @@
-"""Any timm backbone as a dense feature extractor at a chosen stage and stride."""
+"""Any timm backbone as a dense feature extractor at a chosen stage and stride.
+
+timm is loaded with the first backbone of its own: it takes two seconds, and the default backbone needs it not.
+"""
 
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
-import timm.models
 import torch
 import torch.nn.functional as F
-from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from matchcut.errors import ModelError
+from matchcut.models.efficientnet_lite import Conv2dSame, EfficientNetLite0
+
+OWN = "tf_efficientnet_lite0"
+"""The one backbone that is not made by timm, but as timm makes it."""
 
 
 class Backbone(nn.Module):
@@ -88,6 +92,13 @@ class Backbone(nn.Module):
 
 
 def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> Any:
+    if name == OWN and not (pretrained and weights is None):
+        own = EfficientNetLite0(stride)
+        if weights is not None:
+            _load(own, name, weights)
+        return own
+    import timm
+
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3) or difflib.get_close_matches(
             name.split(".")[0], timm.list_models(), n=3
@@ -120,12 +131,18 @@ def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> An
 
 
 def _is_vit(name: str) -> bool:
+    if name == OWN:
+        return False
+    import timm
+
     module = timm.model_entrypoint(name.split(".")[0]).__module__
     return module.rsplit(".", 1)[-1] in ("vision_transformer", "eva", "beit", "deit")
 
 
 def _load(net: nn.Module, name: str, weights: str) -> None:
     """Load timm's weights of a model from a file: all that the network has, and nothing else but a classifier."""
+    import timm.models
+
     if not Path(weights).is_file():
         raise ModelError(f"{name}: {weights} is no file of weights (there is no such file)")
     try:
@@ -159,7 +176,7 @@ class _Relu6(nn.Module):
 
 
 class _SameDepthwise(nn.Module):
-    """timm's `Conv2dSame`, depthwise at stride 2, for inference: without a padded copy of its input, which takes longer
+    """A `Conv2dSame`, depthwise at stride 2, for inference: without a padded copy of its input, which takes longer
     than the convolution.
 
     Of an even size, "same" pads one more after than before. So does a kernel that begins with zeros.

@@ -31,7 +31,7 @@ REACH = 1 / 60
 LIMIT = 2.0
 """No pixel speaks louder, in log odds: what looks like nothing in the annotated frames could say anything."""
 LINES = 720
-"""Taller frames are shrunk to this to learn from: time would grow with their pixels, of which no more are learned from."""
+"""Taller frames are shrunk to this to learn from: time grows with pixels, and no more of them are learned from."""
 EXAMPLES, PIXELS = 10, 40_000
 """Masks that are made of the annotated frames, and pixels of them that are learned from, in all."""
 HIDDEN = 64

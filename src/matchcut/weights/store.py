@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from matchcut.errors import ModelError
+from matchcut.matching.affinity import load_ahead
 from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.label_propagation import PRESETS, LabelPropagation
 from matchcut.models.mask_vos import MaskVOS
@@ -61,6 +62,8 @@ def load_model(
     if preset is not None and preset not in PRESETS:
         raise ModelError(_unknown("preset", preset, PRESETS))
     spec = MODELS[name]
+    if spec.prompted:
+        load_ahead()
     if not isinstance(spec, PropagationModel):
         if any(one is not None for one in (preset, backbone, stages, stride)):
             raise ModelError(f"{name}: preset, backbone, stages and stride come with its weights; leave them out")
