@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy import Toy, write_recipe, write_videos
 
 from matchcut.errors import DatasetError, OutputError, TrainingError
-from matchcut.training.checkpoint import checkpoints, recipe_of
+from matchcut.training.checkpoint import checkpoints, read_latest, recipe_of
 from matchcut.training.config import TrainConfig, read_config
 from matchcut.training.failures import explained
 from matchcut.training.loop import train
@@ -269,13 +270,35 @@ def test_nothing_is_unpickled(videos: Path, config: TrainConfig, tmp_path: Path)
 
     out = tmp_path / "run"
     out.mkdir()
-    torch.save({"format": "matchcut training 1", "step": Evil()}, out / "checkpoint-00000001.pt")
-    with pytest.raises(TrainingError, match="cannot be read as a checkpoint"):
-        train(config, videos, out, resume=True, device="cpu")
-    torch.save({"weights": torch.zeros(2)}, out / "checkpoint-00000001.pt")
-    with pytest.raises(TrainingError, match="is no checkpoint of a training run"):
-        train(config, videos, out, resume=True, device="cpu")
+    evil, path = {"format": "matchcut training 1", "step": Evil()}, out / "checkpoint-00000001.pt"
+    torch.save(evil, tmp_path / "zip.pt")
+    torch.save(evil, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(evil))
+    for harmful in ("zip.pt", "old.pt", "plain.pt"):
+        path.write_bytes((tmp_path / harmful).read_bytes())
+        with pytest.raises(TrainingError, match=r"cannot be read as a checkpoint .*never unpickled") as caught:
+            train(config, videos, out, resume=True, device="cpu")
+        assert str(caught.value).isprintable()
+        with pytest.raises(TrainingError, match="cannot be read as weights"):
+            train(replace(config, weights=str(tmp_path / harmful)), videos, tmp_path / "new", device="cpu")
+    for other in ({"weights": torch.zeros(2)}, {"format": "matchcut training 1"}):
+        torch.save(other, path)
+        with pytest.raises(TrainingError, match="is no checkpoint of a training run"):
+            train(config, videos, out, resume=True, device="cpu")
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_checkpoint_damaged_anywhere_is_told_in_one_line(tmp_path: Path) -> None:
+    path, random = tmp_path / "checkpoint-00000001.pt", np.random.default_rng(0)
+    for new in (True, False):
+        torch.save({"format": "", "network": {"weight": torch.rand(3)}}, path, _use_new_zipfile_serialization=new)
+        good = np.frombuffer(path.read_bytes(), np.uint8)
+        for _ in range(150):
+            bad = good.copy()
+            bad[random.integers(0, len(bad), 5)] = random.integers(0, 256, 5)
+            path.write_bytes(bad.tobytes())
+            with pytest.raises(TrainingError):
+                read_latest(tmp_path, print)
 
 
 def test_a_run_can_start_from_the_weights_of_another(
