@@ -772,6 +772,14 @@ def test_reproduce_lists_what_there_is(run, tmp_path, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_reproduce_says_what_has_no_precision_and_which_there_are(run, tmp_path):
+    words = ("reproduce", "dmm-net", "figure-5", "-o", tmp_path / "out", "--precision", "float32")
+    refused(run(*words), "takes no --precision")
+    words = ("reproduce", "mask-vos", "figure-s5", "-o", tmp_path / "out", "--root", tmp_path, "--precision", "half")
+    refused(run(*words), "unknown precision 'half'")
+    assert not (tmp_path / "out").exists()
+
+
 def test_reproduce_writes_a_picture_and_a_table(run, tmp_path):
     result = run("reproduce", "transport-net", "sinkhorn", "-o", tmp_path / "out")
     assert result.code == 0 and names(tmp_path / "out") == ["sinkhorn.csv", "sinkhorn.png"]
