@@ -4,6 +4,7 @@ timm is loaded with the first backbone of its own: it takes two seconds, and the
 """
 
 import difflib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from matchcut.errors import ModelError
+from matchcut.errors import ModelError, unreadable
 from matchcut.models.efficientnet_lite import Conv2dSame, EfficientNetLite0
 
 OWN = "tf_efficientnet_lite0"
@@ -123,7 +124,7 @@ def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> An
         ) from error
     except Exception as error:  # whatever the download met
         raise ModelError(
-            f"{name}: its weights could not be downloaded; give a file of them ({_first_line(error)})"
+            f"{name}: its weights could not be downloaded; give a file of them ({unreadable(error)})"
         ) from error
     if weights is not None:
         _load(net, name, weights)
@@ -146,21 +147,18 @@ def _load(net: nn.Module, name: str, weights: str) -> None:
     if not Path(weights).is_file():
         raise ModelError(f"{name}: {weights} is no file of weights (there is no such file)")
     try:
-        stored = timm.models.load_state_dict(weights, use_ema=False)
+        with warnings.catch_warnings(action="ignore"):  # of odd pickles, which are refused all the same
+            stored = timm.models.load_state_dict(weights, use_ema=False, weights_only=True)
     except Exception as error:  # whatever the file made its reader raise
-        raise ModelError(f"{name}: {weights} is no file of weights ({_first_line(error)})") from error
+        raise ModelError(f"{name}: {weights} is no file of weights ({unreadable(error)})") from error
     own = net.state_dict()
-    missing = [key for key in own if key not in stored or stored[key].shape != own[key].shape]
+    missing = [key for key in own if getattr(stored.get(key), "shape", None) != own[key].shape]
     heads = ("fc.", "head.", "classifier.", "head_dist.", "conv_head.", "bn2.", "fc_norm.")
-    strangers = [key for key in stored if key not in own and not key.startswith(heads)]
+    strangers = [key for key in stored if key not in own and not str(key).startswith(heads)]
     if missing or strangers:
         what = f"lacks {len(missing)} of {len(own)}, as {missing[0]}" if missing else f"also holds {strangers[0]}"
         raise ModelError(f"{name}: {weights} does not hold its weights: it {what}")
     net.load_state_dict({key: stored[key] for key in own})
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 class _Relu6(nn.Module):

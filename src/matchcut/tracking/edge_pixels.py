@@ -76,7 +76,8 @@ class EdgePixels:
         if asked.any():
             given = np.log(region[asked] / rest[asked])
             features = _features(_describe(frame, box, given, mask, small, self.colours, asked))
-            said = (torch.from_numpy(features) @ torch.from_numpy(self.coefficients)).numpy()
+            with torch.autocast("cpu", enabled=False):
+                said = (torch.from_numpy(features) @ torch.from_numpy(self.coefficients)).numpy()
             inside[asked] = given + weight * said.clip(-LIMIT, LIMIT) > 0
         return np.asarray(inside)
 
@@ -212,7 +213,8 @@ def _features(described: Floats) -> Floats:
     weights = torch.from_numpy(rng.normal(size=(described.shape[1], HIDDEN)).astype(np.float32))
     shifts = torch.from_numpy(rng.uniform(-1, 1, HIDDEN).astype(np.float32))
     # Not by NumPy, whose threads go on waiting for work and so take time from torch's.
-    hidden = torch.addmm(shifts, torch.from_numpy(described), weights).relu_()
+    with torch.autocast("cpu", enabled=False):
+        hidden = torch.addmm(shifts, torch.from_numpy(described), weights).relu_()
     return np.concatenate([hidden.numpy(), described, np.ones((len(described), 1), np.float32)], 1)
 
 

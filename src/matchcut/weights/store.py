@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from matchcut.errors import ModelError
+from matchcut.errors import ModelError, unreadable
 from matchcut.matching.affinity import load_ahead
 from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.label_propagation import PRESETS, LabelPropagation
@@ -180,8 +180,7 @@ def _read_trained(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise ValueError("what it says of its network is no table")
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118  (no dict)
     except (OSError, SafetensorError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path}: cannot be read as weights ({reason})") from error
+        raise ModelError(f"{path}: cannot be read as weights ({unreadable(error)})") from error
 
 
 @cache
