@@ -97,9 +97,7 @@ def open_av(source: str | Path | Any, mode: Literal["r", "w"] = "r", **options: 
     Raises:
         av.FFmpegError, OSError, ValueError: as `av.open`.
     """
-    return av.open(
-        f"file:{source}" if isinstance(source, Path) else source, mode, metadata_errors="replace", **options
-    )
+    return av.open(f"file:{source}" if isinstance(source, Path) else source, mode, metadata_errors="replace", **options)
 
 
 def open_container(path: Path) -> Any:
