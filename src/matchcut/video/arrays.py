@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ EXPECTED = "expected RGB frames (H, W, 3) uint8, or all of them as (T, H, W, 3)"
 class ArrayFrames:
     """An array (T, H, W, 3) uint8, or a sequence of frames (H, W, 3) uint8, by index."""
 
-    seekable = True
     frame_rate = Fraction(24)
 
     def __init__(self, frames: Any) -> None:
@@ -26,9 +26,10 @@ class ArrayFrames:
             VideoError: no frame, one that is no RGB picture, or two sizes.
         """
         self.frames: Any = frames if isinstance(frames, list | tuple) else _as_array(frames)
-        self.total = len(self.frames) if np.ndim(self.frames) else 0
+        self.paths: list[Path] = []
+        self.total = 0 if getattr(self.frames, "ndim", 1) == 0 else len(self.frames)
         if not self.total:
-            raise VideoError("an empty list or array has no frame; give at least one")
+            raise VideoError("an empty list or array has no frame: give at least one")
         self.size: tuple[int, int] = self._checked(0).shape[:2]
         if isinstance(self.frames, np.ndarray):
             return  # of one size and type

@@ -22,8 +22,6 @@ BLOCK_BYTES = 256 << 20  # what reading backwards may hold at once
 class FileFrames:
     """Frames of one video file by their original index. Not for use by several threads at once."""
 
-    seekable = True
-
     def __init__(self, path: Path, *, allow_truncated: bool = False) -> None:
         """Open `path` and list its frames.
 
@@ -32,7 +30,7 @@ class FileFrames:
         Raises:
             VideoError: not a video, no video stream, or no frame that decodes.
         """
-        self.path = path
+        self.path, self.paths = path, [path]
         self.lenient = allow_truncated
         first = _first_frame(path)
         scan = scan_packets(path)

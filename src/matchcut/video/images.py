@@ -32,7 +32,6 @@ UNREADABLE = (  # what Pillow raises, all told
 class ImageFrames:
     """Image files as frames, by their index in natural order."""
 
-    seekable = True
     frame_rate = FRAME_RATE
 
     def __init__(self, paths: list[Path]) -> None:

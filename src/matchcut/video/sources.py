@@ -21,6 +21,8 @@ Frame = np.ndarray[Any, np.dtype[np.uint8]]
 class Frames(Protocol):
     """What Video needs of frames that can be addressed, all by original index."""
 
+    paths: list[Path]
+    """The files that they lie in."""
     total: int
     size: tuple[int, int]
     frame_rate: Fraction
@@ -132,12 +134,12 @@ def open_images(paths: Sequence[Path]) -> Frames:
 def missing(path: Path, error: OSError | ValueError) -> VideoError:
     """The one clear line for a path that leads to no file."""
     code = getattr(error, "errno", None)
-    if path.is_symlink():
+    if os.path.islink(path):  # noqa: PTH114  pathlib fails on a name that is too long
         what = "leads to itself" if code == errno.ELOOP else f"leads nowhere ({_target(path)})"
         return VideoError(f"{path}: is a link that {what}; restore what it points to, or remove the link")
     if code in (errno.ENOENT, errno.ENOTDIR) or not isinstance(error, OSError):
         return VideoError(f"{path}: no such file or folder; check the path")
-    return VideoError(f"{path}: cannot be opened ({error.strerror}); check its permissions")
+    return VideoError(f"{path}: cannot be opened ({error.strerror}); check the path and its permissions")
 
 
 def _target(path: Path) -> str:

@@ -22,15 +22,13 @@ DAMAGED = (*UNREADABLE, KeyError, IndexError, TypeError)  # what seeking in a da
 class StackFrames:
     """The pictures of one image file in their order, one of them decoded at a time."""
 
-    seekable = True
-
     def __init__(self, path: Path) -> None:
         """Read every picture's header and check that they can be frames of one video.
 
         Raises:
             VideoError: not an image, or pictures of several sizes.
         """
-        self.path = path
+        self.path, self.paths = path, [path]
         try:
             with open_image(path) as image:
                 self.pages = frame_pages(image)
