@@ -26,7 +26,6 @@ class ArrayFrames:
             VideoError: no frame, one that is no RGB picture, or two sizes.
         """
         self.frames: Any = frames if isinstance(frames, list | tuple) else _as_array(frames)
-        self.paths: list[Path] = []
         self.total = 0 if getattr(self.frames, "ndim", 1) == 0 else len(self.frames)
         if not self.total:
             raise VideoError("an empty list or array has no frame: give at least one")
@@ -47,6 +46,10 @@ class ArrayFrames:
     def name(self, index: int) -> str:
         """The frame's number, 5 digits."""
         return f"{index:05d}"
+
+    def file(self, index: int) -> Path | None:
+        """None: it is in memory."""
+        return None
 
     def get(self, index: int) -> Frame:
         """A copy of one frame, so that drawing on it leaves the user's own as it is."""

@@ -6,12 +6,15 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from matchcut.errors import VideoError
 from matchcut.video.sources import Frames, is_stream, open_frames, source_of, stream_name
+
+if TYPE_CHECKING:
+    from matchcut.video.recording import Recording
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]
 """RGB, uint8, (H, W, 3)."""
@@ -151,6 +154,12 @@ class Video:
         if self._frames is None:
             return f"{self._first_number + index * self._stride:05d}"
         return self._frames.name(self._selection[index])
+
+    def recording(self) -> "Recording | None":
+        """What a video made of the selected frames takes over from the video file they are from; None of others."""
+        from matchcut.video.container import FileFrames
+
+        return self._frames.recording(self._selection) if isinstance(self._frames, FileFrames) else None
 
     def stamp(self) -> tuple[tuple[int, int], ...]:
         """Size and time of change of the files the frames lie in: it differs where the input was replaced."""

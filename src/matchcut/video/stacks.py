@@ -28,7 +28,7 @@ class StackFrames:
         Raises:
             VideoError: not an image, or pictures of several sizes.
         """
-        self.path, self.paths = path, [path]
+        self.path = path
         try:
             with open_image(path) as image:
                 self.pages = frame_pages(image)
@@ -55,6 +55,10 @@ class StackFrames:
     def name(self, index: int) -> str:
         """The number of the picture, 5 digits."""
         return f"{index:05d}"
+
+    def file(self, index: int) -> Path:
+        """The image file."""
+        return self.path
 
     def get(self, index: int) -> Frame:
         """One frame, (H, W, 3) uint8 RGB. Frames asked for in rising order are each decoded once.
