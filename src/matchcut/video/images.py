@@ -123,15 +123,11 @@ def glob_images(pattern: str) -> list[Path]:
     Raises:
         VideoError: there is none.
     """
-    images = [path for path in map(Path, glob.glob(pattern, recursive=True)) if is_image(path)]  # noqa: PTH207
+    found = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207
+    images = [one for one in found if one.suffix.lower() in EXTENSIONS and counts(one.name) and not one.is_dir()]
     if not images:
         raise VideoError(f"{pattern}: matches no image; put the pattern in quotes and check the folder")
     return sorted(images, key=natural_key)
-
-
-def is_image(path: Path) -> bool:
-    """Whether a path counts as a frame by its name, and is no folder."""
-    return path.suffix.lower() in EXTENSIONS and counts(path.name) and not path.is_dir()
 
 
 def image_size(path: Path) -> tuple[int, int]:
