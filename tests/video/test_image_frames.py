@@ -87,7 +87,7 @@ def test_kinds_of_picture(tmp_path):
     assert len(list(Video(str(tmp_path / "*.png")))) == 6
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, suffix, orientation):
     from PIL import ImageOps

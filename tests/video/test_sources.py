@@ -63,7 +63,7 @@ def test_urls_of_files_are_percent_decoded(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["x" * 300, "x\0y", "~nobody-of-this-name/x.mp4", "file:", "http:x.mp4"])
 def test_names_of_nothing(name):
-    with pytest.raises(VideoError, match="no such file|name too long") as caught:
+    with pytest.raises(VideoError, match=r"no such file|name too long") as caught:
         Video(name)
     assert "\n" not in str(caught.value)
 
