@@ -74,7 +74,7 @@ def copied(video, path):
         ("a.avi", "mpeg4", "pcm_s16le", "s16", "aac", "pcm_s16le"),
         ("a.mov", "mpeg4", "pcm_s24le", "s32", "aac", "pcm_s24le"),
         ("a.mkv", "mpeg4", "flac", "s16", "flac", "pcm_s16le"),
-        ("a.ts", "mpeg2video", "mp2", "s16", "aac", "pcm_s16le"),
+        ("a.ts", "mpeg2video", "mp2", "s16", "aac", "pcm_s24le"),
     ],
 )
 def test_the_sound_of_the_frames_comes_along(tmp_path, name, picture, sound, form, mp4, mov):
