@@ -313,7 +313,8 @@ def test_all_that_is_wrong_is_listed_together(damaged, processes):
     with pytest.raises(MaskError) as raised:
         score("davis2017", damaged, damaged / "predictions", processes=processes)
     lines = str(raised.value).splitlines()
-    assert lines[0] == "nothing was scored: 6 files cannot be used" and len(lines) == 7
+    assert lines[0] == "nothing was scored: 6 files cannot be used" and len(lines) == 8
+    assert "--sequences" in lines[-1] and "--missing empty" in lines[-1]
     assert all(any(one in line for line in lines) for one in WRONG)
 
 

@@ -3,7 +3,7 @@
 import io
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -213,9 +213,10 @@ def _of_greys(path: Path_, pixels: LabelMap, lossy: str | None) -> MaskFile:
     return MaskFile(str(path), pixels, {one: one * 0x010101 for one in used}, coloured=False, white=white)
 
 
-def is_binary(values: list[int]) -> bool:
+def is_binary(values: Iterable[int]) -> bool:
     """Whether the values of an image are 0 and 1, or 0 and 255, and nothing else."""
-    return set(values) <= {0, 1} or set(values) <= {0, IGNORE}
+    values = set(values)
+    return values <= {0, 1} or values <= {0, IGNORE}
 
 
 # --- colours
