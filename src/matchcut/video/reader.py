@@ -178,6 +178,13 @@ class Video:
         """
         return [self.frame_name(index) for index in range(len(self))]
 
+    def file_name(self, index: int) -> str:
+        """The name of the image file that is frame `index`; of a frame that is no file of its own, its `frame_name`."""
+        from matchcut.video.images import ImageFrames
+
+        frames = self._frames
+        return frames.file(self._selection[index]).name if isinstance(frames, ImageFrames) else self.frame_name(index)
+
     def close(self) -> None:
         """Close the files it holds open; frames of a file can still be asked for and open it again."""
         for held in (self._frames, self._stream):
