@@ -112,6 +112,7 @@ def test_one_scale_for_all_deep_pictures(tmp_path):
         assert_frames(Video(shot), grey)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 @pytest.mark.parametrize("name", ["a.tif", "a.png", "a.webp", "a.avif"])
 def test_damaged_files_end_in_one_line(tmp_path, name):
     data = save(tmp_path / name, pictures()).read_bytes()
