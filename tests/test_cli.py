@@ -225,7 +225,7 @@ def masks_folder(folder, stems):
 
 def test_a_folder_of_masks_for_a_folder_of_frames(track, inputs, tmp_path):
     masks = masks_folder(tmp_path / "given", "shot_{}".format)
-    assert track(inputs / "frames", "--masks", masks, "-o", tmp_path / "out").code == 0
+    assert track(inputs / "frames", "--masks", masks, "--coco", "-o", tmp_path / "out").code == 0
     out = tmp_path / "out" / "masks"
     stems = [f"shot_{index}.png" for index in range(COUNT)]
     assert names(out) == sorted(stems)
@@ -236,6 +236,8 @@ def test_a_folder_of_masks_for_a_folder_of_frames(track, inputs, tmp_path):
     record = json.loads((tmp_path / "out" / "timeline.json").read_text())
     assert [(one["frame"], one["objects"]) for one in record["annotations"]] == [(0, [1]), (4, [2]), (9, [1, 2])]
     assert list(record["confidence"]) == [name[:-4] for name in stems]
+    coco = json.loads((tmp_path / "out" / "coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == stems  # the frames' own files
 
 
 def test_a_glob(track, inputs, tmp_path):

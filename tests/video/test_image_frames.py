@@ -10,7 +10,8 @@ from making_videos import SIZE, coloured, noisy
 from PIL import Image
 
 from matchcut.errors import VideoError
-from matchcut.video.images import EXTENSIONS, read_image
+from matchcut.folders import IMAGES
+from matchcut.video.images import read_image
 from matchcut.video.reader import Video
 
 
@@ -40,14 +41,20 @@ def test_selection(tmp_path):
         Video(tmp_path / "shot", start=12, end=20)
 
 
-@pytest.mark.parametrize("extension", sorted(EXTENSIONS))
+@pytest.mark.parametrize("extension", sorted(IMAGES))
 def test_every_extension_and_a_single_picture(tmp_path, extension):
     path = tmp_path / f"one{extension.upper()}"
-    lossless = {"quality": 100} if "jp" in extension else {"lossless": True} if extension == ".webp" else {}
+    lossless = (
+        {"quality": 100}
+        if extension in (".jpg", ".jpeg", ".avif")
+        else {"lossless": True}
+        if extension == ".webp"
+        else {}
+    )
     Image.fromarray(coloured(9)).save(path, **lossless)
     video = Video(path)
     assert len(video) == 1 and video.names() == ["one"] and video.name == "one"
-    assert np.abs(video[0].astype(int) - coloured(9)).max() <= (3 if "jp" in extension else 0)
+    assert np.abs(video[0].astype(int) - coloured(9)).max() <= (3 if "jp" in extension or extension == ".avif" else 0)
 
 
 def test_kinds_of_picture(tmp_path):
@@ -81,7 +88,7 @@ def test_kinds_of_picture(tmp_path):
     assert len(list(Video(str(tmp_path / "*.png")))) == 6
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, suffix, orientation):
     from PIL import ImageOps

@@ -16,10 +16,10 @@ from matchcut.benchmarks.run import Choice, run_benchmark
 from matchcut.benchmarks.score import score
 from matchcut.data import read_dataset, read_truth
 from matchcut.data.clips import ClipConfig
-from matchcut.data.listing import VIDEOS
 from matchcut.data.sequence import Sequence as Sequenced
 from matchcut.errors import DatasetError, PromptError
 from matchcut.files import atomic_path, make_folder, read_csv, write_csv
+from matchcut.folders import VIDEOS
 from matchcut.masks import write_mask
 from matchcut.matching.factorised import GroupedTransport, LongShortTransport
 from matchcut.models.transport_net import TransportNet
