@@ -19,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from matchcut.errors import ModelError, OutputError
+from matchcut.errors import OutputError
 from matchcut.files import atomic_path, output_error
 from matchcut.masks import LabelMap
 from matchcut.models.base import AutomaticModel
+from matchcut.models.contract import check_automatic, check_probability, check_size
 from matchcut.tracking.memory import Chain
 from matchcut.tracking.motion import FlowSource, Moving, Pair, with_motion
 from matchcut.tracking.pipeline import prefetch
@@ -71,7 +72,7 @@ class Segmenter:
         flow: where optical flow comes from; DIS where None.
 
     Raises:
-        ModelError: an unknown device or precision.
+        ModelError: an unknown device or precision, or what is no automatic model.
     """
 
     def __init__(
@@ -83,10 +84,8 @@ class Segmenter:
         precision: str = "auto",
         flow: FlowSource | None = None,
     ) -> None:
-        if size is not None and size < 32:
-            raise ModelError(f"size: expected at least 32 pixels, got {size}")
-        if hasattr(model, "remember"):
-            raise ModelError(f"{type(model).__name__} carries masks that are given: track with it, or evaluate guided")
+        check_size(size, 32)
+        check_automatic(model)
         self.device = pick_device(device)
         self.dtype = pick_precision(precision, self.device)
         self.model = model
@@ -217,6 +216,7 @@ class Segmenter:
         image, flow = (to_image(part).to(self.device) for part in (one.small, one.flow))
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
             found = self.model.segment(image, flow)
+        check_probability(self.model, found)
         soft: Soft = found[0, 0].float().cpu().numpy()
         return soft
 

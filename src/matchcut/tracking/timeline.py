@@ -8,6 +8,7 @@ import numpy as np
 
 from matchcut.files import make_folder
 from matchcut.masks import LabelMap, check_mask, decode_png, encode_png, object_ids, write_mask
+from matchcut.tracking.inputs import Mask, as_index, as_label_map
 from matchcut.tracking.memory import Chain, chains
 from matchcut.tracking.outputs import write_record
 from matchcut.tracking.scratch import Scratch
@@ -54,15 +55,22 @@ class Timeline:
         """Annotated frames, ascending."""
         return sorted(self._annotations)
 
-    def annotate(self, frame: int, labels: LabelMap) -> None:
-        """Say what a frame shows: uint8 (H, W), 0 background, 1-254 objects, 255 unknown. Replaces what was said.
+    def annotate(self, frame: int, labels: Mask) -> None:
+        """Say what a frame shows. Replaces what was said.
+
+        Args:
+            frame: its index; negative ones count from the end.
+            labels: (H, W), 0 background, 1-254 objects, 255 unknown; or a mask of one object, as bool or 0 and 255
+                (`matchcut.tracking.inputs.as_label_map` says what else is taken).
 
         Raises:
-            MaskError: of another size than the video, or with no object on the only annotated frame.
+            MaskError: no label map, of another size than the video, or with no object on the only annotated frame.
+            PromptError: the frame is no number.
             IndexError: no such frame.
         """
         frame = self._index(frame)
-        if labels.dtype != np.uint8 or labels.shape != tuple(self.size):
+        labels = as_label_map(labels, f"the mask for frame {frame}")
+        if labels.shape != tuple(self.size):
             check_mask(labels, self.size, f"the mask for frame {frame}")
         if not object_ids(labels) and not [one for one in self._annotations if one != frame]:
             check_mask(labels, self.size, f"the mask for frame {frame}")
@@ -260,6 +268,7 @@ class Timeline:
         return None if self.folder is None else self.folder / f"{self.video.frame_name(frame)}.png"
 
     def _index(self, frame: int) -> int:
+        frame = as_index(frame)
         if not -self.length <= frame < self.length:
             raise IndexError(f"frame {frame}: the video has frames 0 to {self.length - 1}")
         return frame % self.length
