@@ -83,10 +83,10 @@ def check_remembered(model: Any, kept: Any, channels: int) -> None:
     Raises:
         ModelError: it did not.
     """
-    if not hasattr(kept, "values"):
+    if not isinstance(getattr(kept, "values", None), Tensor):
         raise ModelError(
-            f"{name_of(model)}.remember: expected an object with `values`, the soft masks (1, {channels}, h, w) that "
-            f"it keeps, got {shown(kept)}"
+            f"{name_of(model)}.remember: expected an object whose `values` are the soft masks (1, {channels}, h, w) "
+            f"that it keeps, got {shown(kept)}"
         )
     check_soft(model, kept.values, channels, "remember, values")
 
