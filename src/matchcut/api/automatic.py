@@ -4,9 +4,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
-from matchcut.api.guided import run
+from matchcut.api.guided import Source, run
 from matchcut.api.records import finished_run, measured_of, versions
 from matchcut.errors import ModelError, PromptError
 from matchcut.models.base import AutomaticModel
@@ -20,11 +20,11 @@ from matchcut.tracking.tracker import Progress, Tracker
 from matchcut.video.flow import dis_flow
 from matchcut.video.reader import Video
 from matchcut.weights.specs import AUTOMATIC
-from matchcut.weights.store import load_model
+from matchcut.weights.store import load_model, model_of
 
 
 def segment(
-    source: str | Path | Video,
+    source: Source,
     *,
     model: str | AutomaticModel | None = None,
     after: After | None = None,
@@ -37,7 +37,7 @@ def segment(
     """Find the primary moving object of a video, with no prompt.
 
     Args:
-        source: a video file, folder of frames, glob or `Video`.
+        source: see `track`.
         model: a name, or any automatic model; None is the default.
         after: "track" hands the surest frames to the default guided tracker, which fills the others from them;
             "objects" also splits the region into instances that stay apart.
@@ -51,8 +51,10 @@ def segment(
     Raises:
         MatchcutError: the input, the flow or the model cannot be used; the message says why.
     """
-    video = source if isinstance(source, Video) else Video(source)
-    network: Any = load_model(model or AUTOMATIC) if model is None or isinstance(model, str) else model
+    video = source if isinstance(source, Video) else Video(source)  # type: ignore[arg-type]
+    if after not in (None, *get_args(After)):
+        raise PromptError(f"after: expected {', '.join(map(repr, get_args(After)))} or None, got {after!r}")
+    network = model_of(AUTOMATIC if model is None else model)
     segmenter = Segmenter(network, size=size, device=device, precision=precision, flow=flow_source(flow, device=device))
     timeline = Timeline(video)
     segmenter.fill(timeline, progress)

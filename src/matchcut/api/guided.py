@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,25 @@ from matchcut.api.records import finished_run, measured_of, versions
 from matchcut.errors import MaskError, PromptError
 from matchcut.masks import MAX_OBJECTS, LabelMap, check_mask, object_ids, read_mask, write_mask
 from matchcut.models.base import GuidedModel
+from matchcut.tracking.inputs import Boxes, Mask, as_annotations, as_boxes, as_label_map
 from matchcut.tracking.outputs import CHECKPOINT, Outputs, open_folder, write_record
 from matchcut.tracking.prompts import box_to_mask, check_box, combine
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Progress, Tracker
 from matchcut.video.reader import Video
-from matchcut.weights.store import load_model
+from matchcut.weights.store import model_of
 
 Frame = NDArray[np.uint8]
+Source = str | Path | Sequence[str | Path] | NDArray[Any] | Sequence[NDArray[Any]] | Video
+Prompt = Mask | Mapping[Any, Mask] | None
+"""A mask, masks by frame (its number or name), or the path of a file or a folder of masks."""
 
 
 def track(
-    source: str | Path | Video,
-    mask: str | Path | LabelMap | Mapping[int, LabelMap] | None = None,
+    source: Source,
+    mask: Prompt = None,
     *,
-    boxes: Sequence[Sequence[float]] = (),
+    boxes: Boxes = (),
     model: str | GuidedModel | None = None,
     preset: str | None = None,
     size: int | None = None,
@@ -38,12 +43,15 @@ def track(
     """Carry the mask of a video's objects to every frame.
 
     Args:
-        source: a video file, folder of frames, glob or `Video`.
-        mask: what the first frame shows, a file or a label map (H, W) uint8; a folder of masks named after their
-            frames; or label maps by frame index.
-        boxes: instead of a mask, a box (left, top, right, bottom) an object on the first frame.
+        source: a video file, folder of frames, glob or `Video`; or what a `Video` takes besides: a list of image files,
+            frames (T, H, W, 3) uint8.
+        mask: what the first frame shows, a file or a label map (H, W) (`matchcut.tracking.inputs.as_label_map` says
+            what is taken for one); a folder of masks named after their frames; or masks by frame, by its number or its
+            name.
+        boxes: instead of a mask, a box (left, top, right, bottom) in pixels an object on the first frame; or one alone.
         model: a name of `list_models()`, or any guided model; None is the default.
-        preset, size, device, precision: see `load_model` and `Tracker`.
+        preset: of a model by name, see `load_model`.
+        size, device, precision: see `Tracker`.
         progress: called with frames done and frames to do.
 
     Returns:
@@ -52,11 +60,11 @@ def track(
     Raises:
         MatchcutError: the input, the prompt or the model cannot be used; the message says why.
     """
-    video = source if isinstance(source, Video) else Video(source)
-    network: Any = load_model(model, preset=preset) if model is None or isinstance(model, str) else model
-    tracker = Tracker(network, size=size, device=device, precision=precision)
+    video = source if isinstance(source, Video) else Video(source)  # type: ignore[arg-type]
+    annotations = annotations_of(video, mask, boxes)
+    tracker = Tracker(model_of(model, preset=preset), size=size, device=device, precision=precision)
     timeline = Timeline(video)
-    for frame, labels in annotations_of(video, mask, boxes).items():
+    for frame, labels in annotations.items():
         timeline.annotate(frame, labels)
     tracker.fill(timeline, progress)
     return timeline
@@ -64,8 +72,8 @@ def track(
 
 def annotations_of(
     video: Video,
-    mask: str | Path | LabelMap | Mapping[int, LabelMap] | None,
-    boxes: Sequence[Sequence[float]] = (),
+    mask: Prompt,
+    boxes: Boxes = (),
     *,
     frame: int = 0,
     threshold: float | None = None,
@@ -81,32 +89,35 @@ def annotations_of(
     Raises:
         MaskError, PromptError: the prompt does not fit the video; the message says why.
     """
-    if (mask is None) == (len(boxes) == 0) or (isinstance(mask, Mapping) and not mask):
+    around = as_boxes(boxes)
+    if (mask is None) == (not around) or (isinstance(mask, Mapping) and not mask):
         raise PromptError("nothing to track: give either a mask or boxes of the first frame")
-    if len(boxes) > MAX_OBJECTS:
-        raise PromptError(f"{len(boxes)} boxes are more than the {MAX_OBJECTS} objects that a label map can hold")
+    if len(around) > MAX_OBJECTS:
+        raise PromptError(f"{len(around)} boxes are more than the {MAX_OBJECTS} objects that a label map can hold")
     if video.seekable and not 0 <= frame < len(video):
         raise PromptError(f"frame {frame} is not in the video, which has frames 0 to {len(video) - 1}")
-    if len(boxes):
-        checked = [check_box(box, video.size) for box in boxes]
+    if around:
+        checked = [check_box(box, video.size) for box in around]
         image = video[frame] if image is None else image
         return {frame: combine([box_to_mask(image, box) for box in checked])}
     if isinstance(mask, Mapping):
-        given = dict(mask)
-        absent = [index for index in given if video.seekable and not 0 <= index < len(video)]
-        if absent:
-            raise PromptError(f"frame {absent[0]} is not in the video, which has frames 0 to {len(video) - 1}")
-    elif isinstance(mask, np.ndarray):
-        given = {frame: mask}
+        given = as_annotations(mask, video)
+        for index, labels in given.items():
+            check_mask_or_empty(labels, video.size, f"the mask for frame {index}")
+    elif not isinstance(mask, str | PathLike):
+        given = {frame: as_label_map(mask, threshold=threshold)}  # type: ignore[arg-type]
+        check_mask_or_empty(given[frame], video.size, "the mask")
     else:
-        path = Path(mask)  # type: ignore[arg-type]
+        path = Path(mask)
         given = _masks_in(video, path, threshold) if path.is_dir() else {frame: read_mask(path, threshold=threshold)}
         for index, labels in given.items():
             check_mask_or_empty(
                 labels, video.size, str(path / f"{video.frame_name(index)}.png" if path.is_dir() else path)
             )
     if not any(object_ids(labels) for labels in given.values()):
-        check_mask(next(iter(given.values())), video.size, str(mask) if isinstance(mask, str | Path) else "the mask")
+        check_mask(
+            next(iter(given.values())), video.size, str(mask) if isinstance(mask, str | PathLike) else "the mask"
+        )
     return given
 
 
@@ -136,8 +147,8 @@ def run(
     tracker: Tracker,
     folder: Path,
     outputs: Outputs,
-    mask: str | Path | Mapping[int, LabelMap] | None = None,
-    boxes: Sequence[Sequence[float]] = (),
+    mask: Prompt = None,
+    boxes: Boxes = (),
     *,
     frame: int = 0,
     threshold: float | None = None,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from matchcut.errors import ModelError
+from matchcut.models.pretrained import FORMS, GIVE_A_FILE, where_from
 
 
 class Backbone(nn.Module):
@@ -96,6 +97,13 @@ def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> An
         raise ModelError(f"unknown backbone {name!r}: timm has no such model{hint}")
     settings: dict[str, Any] = {"pretrained": pretrained and weights is None, "num_classes": 0}
     try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # its part behind the dot
+        tags = ", ".join(one.rpartition(".")[2] for one in timm.list_pretrained(f"{name.split('.')[0]}.*"))
+        raise ModelError(f"unknown backbone {name!r}: timm has its weights {tags}") from error
+    if settings["pretrained"]:
+        settings |= where_from(name)
+    try:
         if _is_vit(name):
             net = timm.create_model(name, **settings, dynamic_img_size=True)
         else:
@@ -112,7 +120,7 @@ def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> An
         ) from error
     except Exception as error:  # whatever the download met
         raise ModelError(
-            f"{name}: its weights could not be downloaded; give a file of them ({_first_line(error)})"
+            f"{name}: its weights could not be downloaded ({_first_line(error)}); {GIVE_A_FILE}"
         ) from error
     if weights is not None:
         _load(net, name, weights)
@@ -131,7 +139,7 @@ def _load(net: nn.Module, name: str, weights: str) -> None:
     try:
         stored = timm.models.load_state_dict(weights, use_ema=False)
     except Exception as error:  # whatever the file made its reader raise
-        raise ModelError(f"{name}: {weights} is no file of weights ({_first_line(error)})") from error
+        raise ModelError(f"{name}: {weights} is no file of weights; expected {FORMS}, of tensors alone") from error
     own = net.state_dict()
     missing = [key for key in own if key not in stored or stored[key].shape != own[key].shape]
     heads = ("fc.", "head.", "classifier.", "head_dist.", "conv_head.", "bn2.", "fc_norm.")

@@ -50,7 +50,7 @@ def check_policy(policy: Any, where: str) -> None:
         ModelError: it does not.
     """
     for name, least in (("context", 0), ("annotated", 1), ("every", 1)):
-        value = getattr(policy, name, 1 if name == "every" and policy is not None else None)
+        value: Any = getattr(policy, name, 1 if name == "every" and policy is not None else None)
         if not _is_whole(value) or value < least:
             what = f"{name} {value!r}" if hasattr(policy, name) else f"{policy!r}, which has no {name}"
             raise ModelError(f"{where}: expected a MemoryPolicy with {name} >= {least}, got {what}")
