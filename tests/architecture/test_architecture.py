@@ -43,7 +43,11 @@ def test_listing_the_public_names_loads_nothing_heavy():
 
 @pytest.mark.parametrize(
     "module",
-    [module for name in ("metrics", "video", "masks", "files", "errors") for module in modules_of(f"matchcut.{name}")],
+    [
+        module
+        for name in ("metrics", "video", "masks", "files", "folders", "pictures", "errors")
+        for module in modules_of(f"matchcut.{name}")
+    ],
 )
 def test_scoring_and_files_need_no_torch(module):
     assert loaded_by(f"import {module}").isdisjoint({"torch", "torchvision", "timm"})
