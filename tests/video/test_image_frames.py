@@ -43,11 +43,17 @@ def test_selection(tmp_path):
 @pytest.mark.parametrize("extension", sorted(EXTENSIONS))
 def test_every_extension_and_a_single_picture(tmp_path, extension):
     path = tmp_path / f"one{extension.upper()}"
-    lossless = {"quality": 100} if "jp" in extension else {"lossless": True} if extension == ".webp" else {}
+    lossless = (
+        {"quality": 100}
+        if extension in (".jpg", ".jpeg", ".avif")
+        else {"lossless": True}
+        if extension == ".webp"
+        else {}
+    )
     Image.fromarray(coloured(9)).save(path, **lossless)
     video = Video(path)
     assert len(video) == 1 and video.names() == ["one"] and video.name == "one"
-    assert np.abs(video[0].astype(int) - coloured(9)).max() <= (3 if "jp" in extension else 0)
+    assert np.abs(video[0].astype(int) - coloured(9)).max() <= (3 if "jp" in extension or extension == ".avif" else 0)
 
 
 def test_kinds_of_picture(tmp_path):

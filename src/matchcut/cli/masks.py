@@ -67,7 +67,7 @@ def track(
     for video, prompt, folder in zip(videos, prompts, folders, strict=True):
         tracker = Tracker(network, size=size, device=device, precision=precision)
         about = api.about_model(model, preset, backbone, tracker)
-        outputs = Outputs(folder, video.size, video.frame_rate, **wanted)
+        outputs = Outputs(folder, video.size, video.frame_rate, source=video, **wanted)
         with resumable(), Bar(video.name) as bar:
             measured = api.run(
                 *(video, tracker, folder, outputs, prompt, boxes),
@@ -79,6 +79,8 @@ def track(
                 progress=bar.update,
             )
         summarise(folder, measured, wanted)
+        for line in outputs.said:
+            typer.echo(f"note      {line}")
 
 
 def segment(
@@ -130,7 +132,7 @@ def segment(
         source = api.flow_source(flow, weights=flow_weights, cache=cache, device=device)
         segmenter = Segmenter(network, size=size, device=device, precision=precision, flow=source)
         tracker = Tracker(guided, device=device, precision=precision) if guided else None
-        outputs = Outputs(folder, video.size, video.frame_rate, **wanted)
+        outputs = Outputs(folder, video.size, video.frame_rate, source=video, **wanted)
         with resumable(), Bar(video.name) as bar:
             measured = api.run_automatic(
                 *(video, segmenter, folder, outputs),
@@ -142,5 +144,7 @@ def segment(
                 progress=bar.update,
             )
         summarise(folder, measured, wanted)
+        for line in outputs.said:
+            typer.echo(f"note      {line}")
         for line in measured["said"]:
             typer.echo(f"note      {line}")

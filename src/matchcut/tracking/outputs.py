@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from matchcut.files import atomic_path, make_folder, output_error
 from matchcut.masks import LabelMap, boxes, encode_rle, object_ids
 from matchcut.video.overlay import cutout, draw_overlay
 from matchcut.video.writer import VideoWriter, write_png
+
+if TYPE_CHECKING:
+    from matchcut.video.reader import Video
 
 Frame = NDArray[np.uint8]
 Cutout = Literal["png", "mov"]
@@ -78,6 +81,7 @@ class Outputs:
     Args:
         folder: exists.
         size: (H, W) of the frames.
+        source: the video whose sound and colours the written videos take over.
     """
 
     def __init__(
@@ -89,10 +93,12 @@ class Outputs:
         overlay: bool = False,
         cutout: Cutout | None = None,
         coco: bool = False,
+        source: "Video | None" = None,
     ) -> None:
         self.folder, self.size, self.cutout = folder, size, cutout
-        self.overlay = VideoWriter(folder / "overlay.mp4", frame_rate=frame_rate) if overlay else None
-        self.mov = VideoWriter(folder / "cutout.mov", frame_rate=frame_rate, alpha=True) if cutout == "mov" else None
+        how: Any = {"frame_rate": frame_rate, "source": source}
+        self.overlay = VideoWriter(folder / "overlay.mp4", **how) if overlay else None
+        self.mov = VideoWriter(folder / "cutout.mov", alpha=True, **how) if cutout == "mov" else None
         self.coco: dict[str, list[dict[str, Any]]] | None = (
             {"images": [], "annotations": [], "categories": [{"id": 1, "name": "object"}]} if coco else None
         )
@@ -101,6 +107,11 @@ class Outputs:
     def wanted(self) -> bool:
         """Whether there is anything to write."""
         return self.overlay is not None or self.cutout is not None or self.coco is not None
+
+    @property
+    def said(self) -> list[str]:
+        """What a user should know of the files, once they are written."""
+        return [writer.note for writer in (self.overlay, self.mov) if writer is not None and writer.note]
 
     def __enter__(self) -> Self:
         if self.cutout == "png":

@@ -239,12 +239,12 @@ class Timeline:
         write_record(folder, record)
 
     def save_video(self, path: str | Path) -> None:
-        """Write the overlay: the video with each object in its colour. The suffix decides, `.mp4` or `.mov`.
+        """Write the overlay as `.mp4`: the video with each object in its colour, and with its sound.
 
         Raises:
             OutputError: it cannot be written.
         """
-        with VideoWriter(path, frame_rate=self.video.frame_rate) as writer:
+        with VideoWriter(path, source=self.video) as writer:
             for index, frame in self.video.frames():
                 labels = self.labels(index)
                 writer.write(frame if labels is None else draw_overlay(frame, labels))

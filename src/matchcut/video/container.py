@@ -13,6 +13,7 @@ from av.video.reformatter import VideoReformatter
 from matchcut.errors import VideoError
 from matchcut.video.decoding import decode, open_container, orientation_of, to_rgb, truncated, video_stream
 from matchcut.video.frame_index import FrameIndex, decoded_index, scan_packets
+from matchcut.video.recording import Colours, Recording
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -21,8 +22,6 @@ BLOCK_BYTES = 256 << 20  # what reading backwards may hold at once
 
 class FileFrames:
     """Frames of one video file by their original index. Not for use by several threads at once."""
-
-    seekable = True
 
     def __init__(self, path: Path, *, allow_truncated: bool = False) -> None:
         """Open `path` and list its frames.
@@ -44,6 +43,8 @@ class FileFrames:
             raise VideoError(f"{path}: no frame of this video decodes; is it complete?")
         self.total = self.index.total if allow_truncated else self.index.stated
         self.frame_rate = _average_rate(self.index, scan.rate, scan.time_base)
+        self.time_base = scan.time_base
+        self.colours = Colours.of(first)
         self.orientation = orientation_of(first)
         self.size = _turned_size((first.height, first.width), self.orientation)
         self._position = {value: at for at, value in enumerate(self.index.pts)} if self.index.pts is not None else None
@@ -57,6 +58,10 @@ class FileFrames:
     def name(self, index: int) -> str:
         """The original frame number, 5 digits."""
         return f"{index:05d}"
+
+    def file(self, index: int) -> Path:
+        """The video file."""
+        return self.path
 
     def get(self, index: int) -> Frame:
         """One frame, (H, W, 3) uint8 RGB. Frames asked for in rising order cost no seek."""
@@ -85,6 +90,16 @@ class FileFrames:
                     yield decoded.pop()
         finally:
             cursor.close()
+
+    def recording(self, indices: range) -> Recording:
+        """What a video made of the frames of `indices`, in rising order, takes over."""
+        pts = self.index.pts
+        time_base = 1 / self.frame_rate if pts is None else self.time_base
+        stamps = list(indices) if pts is None else [pts[index] for index in indices]
+        behind = indices[-1] + 1
+        frame = round(1 / self.frame_rate / time_base)
+        end = stamps[-1] + frame if pts is None or behind >= len(pts) else pts[behind]
+        return Recording(self.path, self.colours, stamps, end, time_base, indices.step == 1)
 
     def close(self) -> None:
         """Close the file; a later `get` opens it again."""

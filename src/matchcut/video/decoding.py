@@ -1,8 +1,8 @@
-"""The few PyAV calls that files and streams share: open, find the video, decode, turn upright, convert to RGB."""
+"""The few PyAV calls that all share: open, find the video, decode, turn upright, convert to RGB."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -13,6 +13,7 @@ from matchcut.errors import TruncatedVideoError, VideoError
 Frame = np.ndarray[Any, np.dtype[np.uint8]]
 
 NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg draws any text file as a video of a terminal
+PICTURES = {"mjpeg", "png", "bmp", "gif"}  # codecs whose frames are whole pictures
 
 
 def truncated_stream(source: object, there: int) -> TruncatedVideoError:
@@ -31,15 +32,33 @@ def truncated(source: object, there: int, stated: int) -> TruncatedVideoError:
 
 
 def video_stream(container: Any, source: object) -> Any:
-    """The first stream that is a video and not a cover picture.
+    """The stream that a viewer would call the video.
+
+    Pictures that go with a file (covers, thumbnails) and streams without a decoder are passed over. A single picture
+    and a row of pictures (previews, as cameras add them) give way to others; then the default one is taken, then the
+    largest, then the first.
 
     Raises:
         VideoError: there is none.
     """
-    for stream in container.streams.video:
-        if not stream.disposition & type(stream.disposition).attached_pic and stream.codec_context is not None:
-            return stream
+    streams = [one for one in container.streams.video if not _is_side_picture(one)]
+    known = [one for one in streams if one.codec_context is not None]
+    if known:
+        return max(known, key=_prominence)
+    if streams:
+        raise VideoError(f"{source}: has no video stream of a known form; convert it to H.264 first")
     raise VideoError(f"{source}: has no video stream (sound alone?); give a video or a folder of frames")
+
+
+def _is_side_picture(stream: Any) -> bool:
+    kind = type(stream.disposition)
+    return bool(stream.disposition & (kind.attached_pic | kind.timed_thumbnails))
+
+
+def _prominence(stream: Any) -> tuple[bool, bool, bool, int]:
+    codec = stream.codec_context
+    default = bool(stream.disposition & type(stream.disposition).default)
+    return stream.frames != 1, codec.name not in PICTURES, default, codec.width * codec.height
 
 
 def orientation_of(frame: Any) -> tuple[int, bool]:
@@ -69,6 +88,18 @@ def to_rgb(frame: Any, orientation: tuple[int, bool], reformatter: VideoReformat
     return np.ascontiguousarray(np.rot90(image[:, ::-1] if mirrored else image, turns))
 
 
+def open_av(source: str | Path | Any, mode: Literal["r", "w"] = "r", **options: Any) -> Any:
+    """`av.open` of an address, a file by its path or a file object, whatever its name and its tags hold.
+
+    A path is told from an address, since FFmpeg takes what stands before a colon in a name for a protocol. Tags of old
+    cameras and editors are seldom UTF-8.
+
+    Raises:
+        av.FFmpegError, OSError, ValueError: as `av.open`.
+    """
+    return av.open(f"file:{source}" if isinstance(source, Path) else source, mode, metadata_errors="replace", **options)
+
+
 def open_container(path: Path) -> Any:
     """The PyAV container of a video file, to decode with all cores.
 
@@ -76,7 +107,7 @@ def open_container(path: Path) -> Any:
         VideoError: not a video file, or one without what is needed to decode it.
     """
     try:
-        container = av.open(str(path))
+        container = open_av(path)
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{path}: does not decode as a video ({reason}); is it complete, and a video?") from error

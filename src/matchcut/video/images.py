@@ -1,9 +1,11 @@
 """Frames from image files: a folder, a glob or a single picture."""
 
 import glob
-import re
-from collections.abc import Iterator
+import stat
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +13,25 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from matchcut.errors import VideoError
+from matchcut.errors import MatchcutError, VideoError
+from matchcut.folders import IMAGES, counts, files_in
+from matchcut.folders import natural_key as natural_key
+from matchcut.pictures import ValueRange, is_deep, open_picture, stored_values
+from matchcut.video.sources import missing
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+EXTENSIONS = IMAGES
 FRAME_RATE = Fraction(24)  # what DAVIS and most tools take for frames without one
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)  # what Pillow raises, all told
+UNREADABLE = (  # what Pillow raises, all told
+    *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, struct.error),
+    Image.DecompressionBombError,
+)
 
 
 class ImageFrames:
     """Image files as frames, by their index in natural order."""
 
-    seekable = True
     frame_rate = FRAME_RATE
 
     def __init__(self, paths: list[Path]) -> None:
@@ -34,14 +42,21 @@ class ImageFrames:
         """
         self.paths = paths
         self.total = len(paths)
-        self.size = image_size(paths[0])
+        self.size = (0, 0)
         stems: dict[str, Path] = {}
         for path in paths:
-            size = image_size(path)
+            size, pictures = _header(path)
+            if not stems:
+                self.size = size
             if size != self.size:
                 raise VideoError(
                     f"frames differ in size: {paths[0]} is {self.size[1]}x{self.size[0]}, {path} is "
                     f"{size[1]}x{size[0]}; bring them to one size or choose with a glob"
+                )
+            if pictures > 1 and len(paths) > 1:
+                raise VideoError(
+                    f"{path}: holds {pictures} pictures, and lies among other frames; give it by itself, or write "
+                    "each picture into a file of its own"
                 )
             if path.stem in stems:
                 raise VideoError(
@@ -57,16 +72,25 @@ class ImageFrames:
         """The stem of the image file."""
         return self.paths[index].stem
 
+    def file(self, index: int) -> Path:
+        """The image file."""
+        return self.paths[index]
+
     def get(self, index: int) -> Frame:
         """One frame, (H, W, 3) uint8 RGB.
 
         Raises:
             VideoError: the image is damaged, or was replaced by one of another size.
         """
-        frame = read_image(self.paths[index])
+        frame = read_image(self.paths[index], lambda: self.values)
         if frame.shape[:2] != self.size:
             raise VideoError(f"{self.paths[index]} changed its size while it was being read; run again")
         return frame
+
+    @cached_property
+    def values(self) -> ValueRange:
+        """The range of values that all deep pictures among the frames are brought to 8 bits by."""
+        return range_of(open_image(self.paths[index]) for index in spread(self.total))
 
     def read(self, indices: range) -> Iterator[Frame]:
         """The frames of `indices` in turn."""
@@ -77,24 +101,20 @@ class ImageFrames:
         """Nothing stays open."""
 
 
-def natural_key(path: Path) -> list[Any]:
-    """Sorts `2.png` before `10.png`."""
-    # Split by digits: text and numbers alternate, so that like is compared with like.
-    parts = re.split(r"([0-9]+)", str(path))
-    return [[int(part) if at % 2 else part.casefold() for at, part in enumerate(parts)], str(path)]
-
-
 def folder_images(folder: Path) -> list[Path]:
-    """The images of a folder in natural order; hidden files are left out.
+    """The images of a folder in natural order, as `files_in` counts them; links that lead nowhere are among them.
 
     Raises:
-        VideoError: there is none.
+        VideoError: there is none, or the folder cannot be listed.
     """
-    found = [path for path in folder.iterdir() if is_image(path)]
+    try:
+        found = files_in(folder, EXTENSIONS)
+    except MatchcutError as error:
+        raise VideoError(str(error)) from error
     if not found:
         kinds = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
         raise VideoError(f"{folder}: no images in this folder ({kinds}); give a folder of frames or a video file")
-    return sorted(found, key=natural_key)
+    return found
 
 
 def glob_images(pattern: str) -> list[Path]:
@@ -103,16 +123,15 @@ def glob_images(pattern: str) -> list[Path]:
     Raises:
         VideoError: there is none.
     """
-    found = [Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True)]  # noqa: PTH207
-    images = [path for path in found if is_image(path)]
+    images = [path for path in map(Path, glob.glob(pattern, recursive=True)) if is_image(path)]  # noqa: PTH207
     if not images:
         raise VideoError(f"{pattern}: matches no image; put the pattern in quotes and check the folder")
     return sorted(images, key=natural_key)
 
 
 def is_image(path: Path) -> bool:
-    """Whether a path is a file that counts as a frame."""
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+    """Whether a path counts as a frame by its name, and is no folder."""
+    return path.suffix.lower() in EXTENSIONS and counts(path.name) and not path.is_dir()
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -121,47 +140,138 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         VideoError: not an image.
     """
+    return _header(path)[0]
+
+
+def open_image(path: Path) -> Image.Image:
+    """An image file, its header read.
+
+    Raises:
+        VideoError: there is no file, or an empty one.
+        OSError and others of `UNREADABLE`: it is no image.
+    """
+    check_file(path)
+    return open_picture(path)
+
+
+def check_file(path: Path) -> None:
+    """Raise VideoError unless a path leads to a file with something in it."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            return (width, height) if _orientation(image) >= 5 else (height, width)
+        state = path.stat()
+    except (OSError, ValueError) as error:
+        raise missing(path, error) from error
+    if not stat.S_ISREG(state.st_mode):
+        raise VideoError(f"{path}: is no file (a folder, pipe or device); remove it, or choose with a glob")
+    if not state.st_size:
+        raise VideoError(f"{path}: is an empty file; replace or remove it")
+
+
+def _header(path: Path) -> tuple[tuple[int, int], int]:
+    """(H, W) of an image as it is shown, and how many frames it holds."""
+    try:
+        with open_image(path) as image:
+            return shown_size(image), len(frame_pages(image))
     except UNREADABLE as error:
         raise _damaged(path, error) from error
 
 
-def read_image(path: Path) -> Frame:
-    """An image as (H, W, 3) uint8 RGB, upright. Alpha is dropped; 16 bits become 8.
+def frame_pages(image: Any) -> Sequence[int]:
+    """Which pictures of an open image file are frames: all, but for what only goes with the first.
+
+    That is the smaller copies, previews and masks of a TIFF, the further pictures of a camera's JPEG (MPO), and the
+    still picture that stands in for an animated PNG.
+    """
+    if image.format == "MPO" or not getattr(image, "is_animated", False):
+        return [0]
+    if image.format != "TIFF":
+        return range(1 if image.format == "PNG" and image.default_image else 0, image.n_frames)
+    sizes = {}
+    for page in range(image.n_frames):
+        size = page_size(image, page)
+        if not image.tag_v2.get(254, 0) & 5:  # NewSubfileType: a reduced copy, a transparency mask
+            sizes[page] = size
+    image.seek(0)
+    pages = [*sizes] or [0]
+    alike = [page for page in pages if sizes.get(page) == sizes.get(pages[0])]
+    return alike if len(alike) == 1 else pages  # what is of other sizes alone are levels of one picture
+
+
+def page_size(image: Image.Image, page: int) -> tuple[int, int]:
+    """(H, W) of one picture of an open image file, from its header."""
+    image.seek(page)
+    return shown_size(image)
+
+
+def shown_size(image: Image.Image) -> tuple[int, int]:
+    """(H, W) of an open image as it is shown, from its header."""
+    width, height = image.size
+    return (width, height) if _orientation(image) >= 5 else (height, width)
+
+
+def read_image(path: Path, clip: Callable[[], ValueRange] | None = None) -> Frame:
+    """An image as (H, W, 3) uint8 RGB, upright. Alpha is dropped.
+
+    More than 8 bits become 8 by the range of values of the `clip` that the image is of; by its own without one.
 
     Raises:
         VideoError: not an image, or a damaged one.
     """
+    check_file(path)
     try:
         data = path.read_bytes()
         if data[:3] == b"\xff\xd8\xff" and data[-2:] == b"\xff\xd9":  # else OpenCV would fill a cut JPEG with grey
             decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
             if decoded is not None:
                 return decoded.astype(np.uint8, copy=False)
-        with Image.open(path) as image:
-            orientation = _orientation(image)
-            frame = _to_rgb(image)
+        with open_picture(path) as image:
+            return picture(image, clip)
     except (*UNREADABLE, cv2.error) as error:
         raise _damaged(path, error) from error
-    return _upright(frame, orientation)
 
 
-def _to_rgb(image: Image.Image) -> Frame:
-    image.load()
-    if image.mode == "F":
-        raise ValueError("floating-point images have no fixed range")
-    if image.mode.startswith("I"):  # 16-bit grey
-        grey = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+def picture(image: Image.Image, clip: Callable[[], ValueRange] | None = None) -> Frame:
+    """The picture that an open image file stands at, (H, W, 3) uint8 RGB, upright; see `read_image`.
+
+    Raises:
+        OSError, ValueError, SyntaxError, EOFError: it is damaged.
+    """
+    orientation = _orientation(image)  # loading forgets it
+    if not is_deep(image):
+        return _upright(np.array(image.convert("RGB")), orientation)
+    values = stored_values(image)
+    frame = (ValueRange.of(values) if clip is None else clip()).to_8_bits(values)
+    return _upright(np.repeat(frame[..., None], 3, axis=2) if frame.ndim == 2 else frame[..., :3], orientation)
+
+
+def range_of(images: Iterable[Image.Image]) -> ValueRange:
+    """The range of values that the deep ones among some open pictures of a clip need, at full bits of the highest.
+
+    Raises:
+        OSError, ValueError, SyntaxError, EOFError: one is damaged.
+    """
+    found = ValueRange(0, 0)
+    for image in images:
+        with image:
+            if is_deep(image):
+                found = found.union(ValueRange.of(stored_values(image)))
+    return ValueRange(found.low, min(found.low, 0) + (1 << found.bits) - 1)
+
+
+def spread(total: int, most: int = 64) -> Iterator[int]:
+    """At most so many indices below `total`, evenly spread, the first and the last among them."""
+    step = max(1, -(-(total - 1) // (most - 1)))
+    yield from range(0, total, step)
+    if (total - 1) % step:
+        yield total - 1
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8. A PNG is asked only where its header has EXIF, as Pillow would decode it all to look."""
-    if image.format == "PNG" and "exif" not in image.info:
+    """EXIF orientation 1 to 8.
+
+    A PNG is asked only where its header has EXIF, as Pillow would decode it all to look; a TIFF not at all, as Pillow
+    turns it itself.
+    """
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return 1
     value = image.getexif().get(0x0112, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -176,5 +286,7 @@ def _upright(frame: Frame, orientation: int) -> Frame:
 
 
 def _damaged(path: Path, error: Exception) -> VideoError:
+    if isinstance(error, PermissionError):
+        return missing(path, error)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return VideoError(f"{path}: cannot be read as an image ({reason}); replace or remove it")

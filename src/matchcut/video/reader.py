@@ -1,43 +1,33 @@
 """Video: the frames of a file, folder, glob or stream under one interface."""
 
 import glob
-import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from matchcut.errors import VideoError
+from matchcut.video.sources import Frames, is_stream, open_frames, source_of, stream_name
+
+if TYPE_CHECKING:
+    from matchcut.video.recording import Recording
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]
 """RGB, uint8, (H, W, 3)."""
 
 
-class _Frames(Protocol):
-    """What Video needs of frames that can be addressed, all by original index."""
-
-    total: int
-    size: tuple[int, int]
-    frame_rate: Fraction
-
-    def check(self, last: int) -> None: ...
-    def name(self, index: int) -> str: ...
-    def get(self, index: int) -> Frame: ...
-    def read(self, indices: range) -> Iterator[Frame]: ...
-    def close(self) -> None: ...
-
-
 class Video:
     """Frames of a file, folder, glob or stream: decoded when asked for, addressed by index, never all in memory.
 
-    `source` is a video file (anything PyAV decodes), an image file (one frame), a folder of images or a glob (natural
-    sort), a list of image files (as they come), `-` (raw Y4M on standard input), or a camera or stream URL (`0`,
-    `/dev/video0`, `rtsp://...`). `start`, `end`
-    and `stride` select frames as a slice does, by original index; a video's indices are then those of the selection.
+    `source` is a video file (anything PyAV decodes), an image file (all of its pictures), a folder of images or a glob
+    (natural sort), a `file:` URL of one of these, a list of image files (as they come), an array (T, H, W, 3) or a list
+    of arrays (H, W, 3), uint8 RGB, `-` (raw Y4M on standard input), or a camera or stream URL (`0`, `/dev/video0`,
+    `rtsp://...`). `start`, `end` and `stride` select frames as a slice does, by original index; a video's indices are
+    then those of the selection.
 
     A frame is uint8 RGB (H, W, 3), turned as the file's rotation or EXIF asks; the sample aspect ratio is ignored,
     alpha dropped, more than 8 bits cut to 8. Random access is exact, with B-frames and variable frame rates too.
@@ -51,10 +41,10 @@ class Video:
     One Video serves one thread at a time; iterators of one Video do not disturb each other.
 
     Attributes:
-        source: what was opened.
+        source: what was opened: a path, a URL, "-", of a list of files their folder, "arrays".
         name: a stem for the output folder; "stdin" for `-`.
         size: (H, W) of every frame in pixels.
-        frame_rate: average frames a second, divided by `stride`; 24 for images.
+        frame_rate: average frames a second, divided by `stride`; 24 for images and arrays that state none.
         seekable: whether it has a length and random access.
 
     Raises:
@@ -64,34 +54,33 @@ class Video:
 
     def __init__(
         self,
-        source: str | Path | Sequence[Path],
+        source: str | Path | Sequence[str | Path] | Sequence[Frame] | np.ndarray[Any, Any],
         *,
         start: int = 0,
         end: int | None = None,
         stride: int = 1,
         allow_truncated: bool = False,
     ) -> None:
-        self._files = None if isinstance(source, str | Path) else list(source)
-        if self._files is not None and not self._files:
-            raise VideoError("an empty list of images has no frame; give at least one")
-        self.source = str(source) if self._files is None else str(self._files[0].parent)
+        what = source_of(source)
+        self._files = what if isinstance(what, list) else None
+        self.source = what if isinstance(what, str) else str(what[0].parent) if isinstance(what, list) else "arrays"
         if stride < 1:
             raise VideoError(f"{self.source}: a stride of {stride} selects nothing; give 1 or more")
-        self._frames: _Frames | None = None
+        self._frames: Frames | None = None
         self._stream: Any = None
         self._selection = range(0)
-        if self._files is None and _is_stream(self.source):
+        if isinstance(what, str) and is_stream(what):
             from matchcut.video.stream import StreamFrames
 
             if start < 0 or (end is not None and end <= start):
                 raise VideoError(f"{self.source}: start {start} and end {end} select no frame of a stream")
-            self.name = _stream_name(self.source)
+            self.name = stream_name(self.source)
             self._stream = StreamFrames(self.source, start=start, end=end, stride=stride, lenient=allow_truncated)
             self._first_number, self._stride = start, stride
             self.size: tuple[int, int] = self._stream.size
             self.frame_rate = Fraction(self._stream.frame_rate) / stride
         else:
-            self.name, self._frames = _open_frames(self._files or self.source, allow_truncated)
+            self.name, self._frames = open_frames(what, allow_truncated)
             self._selection = range(self._frames.total)[slice(start, end, stride)]
             if not self._selection:
                 last = "the end" if end is None else end
@@ -166,6 +155,12 @@ class Video:
             return f"{self._first_number + index * self._stride:05d}"
         return self._frames.name(self._selection[index])
 
+    def recording(self) -> "Recording | None":
+        """What a video made of the selected frames takes over from the video file they are from; None of others."""
+        from matchcut.video.container import FileFrames
+
+        return self._frames.recording(self._selection) if isinstance(self._frames, FileFrames) else None
+
     def stamp(self) -> tuple[tuple[int, int], ...]:
         """Size and time of change of the files the frames lie in: it differs where the input was replaced."""
         files = self._files or ([Path(self.source)] if Path(self.source).is_file() else [])
@@ -202,53 +197,7 @@ class Video:
         length = f"{len(self)} frames" if self.seekable else "a stream"
         return f"Video({self.source!r}: {length} of {width}x{height} at {float(self.frame_rate):.3g}/s)"
 
-    def _addressed(self, problem: str) -> _Frames:
+    def _addressed(self, problem: str) -> Frames:
         if self._frames is None:
             raise VideoError(f"{self.source}: a stream {problem}; iterate over it, or record it to a file first")
         return self._frames
-
-
-def _is_stream(source: str) -> bool:
-    if source == "-" or re.match(r"(?!file:)[a-zA-Z][a-zA-Z0-9+.-]+://", source):
-        return True
-    path = Path(source)
-    return (source.isdecimal() and not path.exists()) or path.is_char_device() or path.is_fifo()
-
-
-def _stream_name(source: str) -> str:
-    if source == "-":
-        return "stdin"
-    if source.isdecimal():
-        return f"camera{source}"
-    return re.sub(r"[^\w.-]+", "_", Path(source.split("?")[0].rstrip("/")).stem) or "stream"
-
-
-def _open_frames(source: str | list[Path], allow_truncated: bool) -> tuple[str, _Frames]:
-    from matchcut.video.images import ImageFrames, folder_images, glob_images, is_image
-
-    if not isinstance(source, str):
-        return source[0].resolve().parent.name, ImageFrames(source)
-    path = Path(source.removeprefix("file://")).expanduser()
-    if path.is_dir():
-        return path.resolve().name or "frames", ImageFrames(folder_images(path))
-    if not path.exists():
-        if re.search(r"[*?[]", source):
-            images = glob_images(source)
-            return (images[0].stem if len(images) == 1 else images[0].resolve().parent.name), ImageFrames(images)
-        raise VideoError(f"{source}: no such file or folder; check the path")
-    if is_image(path):
-        return path.stem, ImageFrames([path])
-    _readable(path)
-    from matchcut.video.container import FileFrames
-
-    return path.stem, FileFrames(path, allow_truncated=allow_truncated)
-
-
-def _readable(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except OSError as error:
-        raise VideoError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
-    if empty:
-        raise VideoError(f"{path}: is an empty file; give a video")

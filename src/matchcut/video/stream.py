@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -10,7 +11,15 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from matchcut.errors import VideoError
-from matchcut.video.decoding import decode, decode_in_parallel, orientation_of, to_rgb, truncated_stream, video_stream
+from matchcut.video.decoding import (
+    decode,
+    decode_in_parallel,
+    open_av,
+    orientation_of,
+    to_rgb,
+    truncated_stream,
+    video_stream,
+)
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -109,11 +118,11 @@ class _ReadOnly:
 def _open(source: str, shown: str) -> Any:
     try:
         if source == "-":
-            return av.open(_ReadOnly(sys.stdin.buffer), format="yuv4mpegpipe")
+            return open_av(_ReadOnly(sys.stdin.buffer), format="yuv4mpegpipe")
         if source.isdecimal() or source.startswith("/dev/video"):
             device = f"/dev/video{source}" if source.isdecimal() and sys.platform == "linux" else source
-            return av.open(device, format=CAMERAS.get(sys.platform, "v4l2"))
-        return av.open(source, timeout=(10.0, 30.0))
+            return open_av(device, format=CAMERAS.get(sys.platform, "v4l2"))
+        return open_av(Path(source) if "://" not in source else source, timeout=(10.0, 30.0))
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         what = "raw Y4M is expected, as ffmpeg -f yuv4mpegpipe writes it" if source == "-" else "check the address"

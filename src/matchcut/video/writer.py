@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import av
 import cv2
@@ -13,6 +13,11 @@ import numpy as np
 
 from matchcut.errors import OutputError
 from matchcut.files import atomic_path, output_error
+from matchcut.video.decoding import open_av
+from matchcut.video.recording import MATRICES, Colours, Sound
+
+if TYPE_CHECKING:
+    from matchcut.video.reader import Video
 
 Image = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -20,19 +25,34 @@ Image = np.ndarray[Any, np.dtype[np.uint8]]
 class VideoWriter:
     """Encodes frames to one video file, which appears under its name only when the `with` block ends without error.
 
-        with VideoWriter("out/overlay.mp4", frame_rate=video.frame_rate) as writer:
+        with VideoWriter("out/overlay.mp4", source=video) as writer:
             for frame in video:
                 writer.write(frame)
 
-    The suffix decides: `.mp4` is H.264 (yuv420p, BT.709, crf 19, preset veryfast, faststart), of frames uint8 RGB
-    (H, W, 3); an odd height or width is made even by repeating the last row or column, as yuv420p needs. `.mov` with
-    `alpha` is ProRes 4444 of images uint8 RGBA (H, W, 4) of any size, its alpha straight.
+    The suffix decides: `.mp4` is H.264 (yuv420p, crf 19, preset veryfast, faststart), of frames uint8 RGB (H, W, 3); an
+    odd height or width is made even by repeating the last row or column, as yuv420p needs. `.mov` with `alpha` is
+    ProRes 4444 of images uint8 RGBA (H, W, 4) of any size, its alpha straight.
 
-    `path` and `count` (frames written) can be read at any time.
+    With `source`, the `Video` whose frames are written, in their order, each is shown when it is there, colours are
+    marked as there (BT.709 where it says nothing), and the sound of a video file comes along: as it is, or encoded anew
+    where the form cannot hold it (AAC in `.mp4`, PCM in `.mov`). Where frames between are left out there is no sound.
+
+    `path`, `count` (frames written) and `note` (what of the sound is not kept and why, else None) can be read at any
+    time.
     """
 
-    def __init__(self, path: str | Path, *, frame_rate: Fraction | float = Fraction(24), alpha: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        frame_rate: Fraction | float | None = None,
+        alpha: bool = False,
+        source: "Video | None" = None,
+    ) -> None:
         """Check the form; nothing is written before the block is entered and the first frame comes.
+
+        Args:
+            frame_rate: of the source where it is None, else 24.
 
         Raises:
             OutputError: a suffix that does not go with `alpha`, or a frame rate that is not positive.
@@ -44,9 +64,15 @@ class VideoWriter:
         if self.path.suffix.lower() != wanted:
             kind = "video with alpha" if alpha else "video"
             raise OutputError(f"cannot write {self.path}: a {kind} is written as {wanted}; change the suffix")
+        if frame_rate is None:
+            frame_rate = Fraction(24) if source is None else source.frame_rate
         self.frame_rate = Fraction(frame_rate).limit_denominator(1001)
         if self.frame_rate <= 0:
             raise OutputError(f"cannot write {self.path}: a frame rate of {frame_rate} is not positive")
+        self._recording = None if source is None else source.recording()
+        self._colours = Colours() if self._recording is None else self._recording.colours
+        self._sound: Sound | None = None
+        self.note: str | None = None
         self._file: AbstractContextManager[Path] | None = None
         self._container: Any = None
         self._stream: Any = None
@@ -57,7 +83,7 @@ class VideoWriter:
         temporary = self._file.__enter__()
         try:
             options = {} if self.alpha else {"movflags": "faststart"}
-            self._container = av.open(str(temporary), "w", options=options)
+            self._container = open_av(temporary, "w", options=options)
         except BaseException as error:
             self._abandon(error)
             raise self._error(error) from error
@@ -85,10 +111,18 @@ class VideoWriter:
         if not self.alpha:
             frame = _even(frame)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgba" if self.alpha else "rgb24")
-        picture = picture.reformat(format=self._stream.pix_fmt, dst_colorspace="ITU709")
-        picture.pts = self.count
-        picture.time_base = 1 / self.frame_rate
+        picture = picture.reformat(
+            format=self._stream.pix_fmt,
+            dst_colorspace=MATRICES[self._colours.matrix],
+            dst_color_range=self._range,
+        )
+        picture.colorspace = self._colours.matrix
+        picture.color_primaries, picture.color_trc = self._colours.primaries, self._colours.transfer
+        picture.pts = self.count if self._recording is None else self._recording.stamp(self.count)
+        picture.time_base = self._time_base
         try:
+            if self._sound is not None:
+                self._container.mux(list(self._sound.until(picture.pts * picture.time_base)))
             self._container.mux(self._stream.encode(picture))
         except (av.FFmpegError, OSError, ValueError) as error:
             raise self._error(error) from error
@@ -105,9 +139,12 @@ class VideoWriter:
         try:
             if not self.count:
                 raise OutputError(f"cannot write {self.path}: no frame was given")
+            if self._sound is not None:
+                self._container.mux(list(self._sound.until(None)))
             self._container.mux(self._stream.encode())
             self._container.close()
             self._container = None
+            self._end_sound()
         except (av.FFmpegError, OSError, ValueError, OutputError) as failed:
             self._abandon(failed)
             raise self._error(failed) from failed
@@ -126,17 +163,37 @@ class VideoWriter:
                 stream.pix_fmt = "yuv420p"
                 height, width = height + height % 2, width + width % 2
             stream.height, stream.width = height, width
-            stream.codec_context.thread_type = "AUTO"
-            stream.codec_context.colorspace = 1  # BT.709, which players take for untagged video too
-            stream.codec_context.color_range = 1
-            stream.codec_context.color_primaries = 1
-            stream.codec_context.color_trc = 1
+            codec = stream.codec_context
+            codec.thread_type = "AUTO"
+            codec.time_base = self._time_base
+            codec.colorspace, codec.color_range = self._colours.matrix, self._range
+            codec.color_primaries, codec.color_trc = self._colours.primaries, self._colours.transfer
+            if self._recording is not None and self._recording.complete:
+                self._sound = Sound(self._recording, self._container, self.path.suffix.lower())
         except (av.FFmpegError, OSError, ValueError) as error:
             raise self._error(error) from error
         self._stream, self._size = stream, size
 
+    @property
+    def _time_base(self) -> Fraction:
+        return 1 / self.frame_rate if self._recording is None else self._recording.time_base
+
+    @property
+    def _range(self) -> int:
+        return 1 if self.alpha else self._colours.range  # ProRes knows but the limited one
+
+    def _end_sound(self) -> None:
+        if self._recording is not None and not self._recording.complete:
+            self.note = f"{self.path.name} has no sound, since frames between are left out"
+        elif self._sound is not None and self._sound.lost:
+            self.note = f"{self.path.name} lacks sound of its source, which could not be read to the end or written"
+        if self._sound is not None:
+            self._sound.close()
+            self._sound = None
+
     def _abandon(self, error: BaseException) -> None:
         """Close and remove the unfinished file; what goes wrong in that is less news than `error`."""
+        self._end_sound()
         container, self._container = self._container, None
         file, self._file = self._file, None
         try:
