@@ -58,6 +58,10 @@ class FileFrames:
         """The original frame number, 5 digits."""
         return f"{index:05d}"
 
+    def file(self, index: int) -> Path:
+        """The video file."""
+        return self.path
+
     def get(self, index: int) -> Frame:
         """One frame, (H, W, 3) uint8 RGB. Frames asked for in rising order cost no seek."""
         if self._cursor is None:

@@ -57,6 +57,10 @@ class ImageFrames:
         """The stem of the image file."""
         return self.paths[index].stem
 
+    def file(self, index: int) -> Path:
+        """The image file."""
+        return self.paths[index]
+
     def get(self, index: int) -> Frame:
         """One frame, (H, W, 3) uint8 RGB.
 
