@@ -1,19 +1,21 @@
 """Segmenting with no prompt: the primary moving object of a video, as a timeline or in a folder."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
-from matchcut.api.guided import Source, run
-from matchcut.api.records import finished_run, measured_of, versions
+from matchcut.api.guided import Source, run, write_outputs
+from matchcut.api.records import EarlierRun, earlier_run, measured_of, versions
 from matchcut.errors import ModelError, PromptError
+from matchcut.files import make_folder
+from matchcut.manifest import run_folder
 from matchcut.models.base import AutomaticModel
 from matchcut.tracking.automatic import Segmenter
 from matchcut.tracking.instances import After, annotations_from
 from matchcut.tracking.motion import FlowSource
-from matchcut.tracking.outputs import LOG, Outputs, open_folder
+from matchcut.tracking.outputs import KIND, LOG, RECORD, Outputs, read_of
 from matchcut.tracking.placement import pick_device
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Progress, Tracker
@@ -96,6 +98,7 @@ def run_automatic(
     after: After | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    inputs: Sequence[Path] = (),
     about: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -105,6 +108,7 @@ def run_automatic(
 
     Args:
         tracker: of `after`, where that is given.
+        inputs: other files that are read, of weights say, which nothing is written over.
 
     Returns:
         What was measured, and `said`: what a user should know of the video.
@@ -115,41 +119,50 @@ def run_automatic(
     if not video.seekable:
         raise PromptError(f"{video.source}: a stream cannot be segmented: frames are needed twice; save it first")
     started = time.perf_counter()
-    open_folder(folder, overwrite=overwrite, resume=resume)
+    flow = segmenter.flow
+    folders = {place for place in (flow.cache, *(one.parent for one in flow.files.values())) if place is not None}
+    reads = [*read_of(video), *flow.files.values(), *folders, *inputs]
+    masks = [f"masks/{name}.png" for name in video.names()]
     if after is not None:
         if tracker is None:
             raise ModelError(f"after={after!r} needs a tracker")
-        with TemporaryDirectory() as scratch:  # in memory, masks would grow with the video
-            timeline = Timeline(video, Path(scratch), correctable=False)
-            segmenter.fill(timeline, progress)
-            given = annotations_from(timeline, segmenter.cuts, tracker, after)
-        said = remarks(video, segmenter)
-        record = {**(about or {}), **found_of(video, segmenter), "handed_on": [video.frame_name(one) for one in given]}
-        how: Any = {"overwrite": True, "resume": True, "about": record, "progress": progress}
-        return {**run(video, tracker, folder, outputs, given, **how), "said": said}
+        # What cannot be written is said before minutes are spent.
+        names = [] if resume else [*masks, RECORD, *outputs.names(video.names())]
+        with run_folder(folder, KIND, names, inputs=reads, overwrite=overwrite, resume=resume):
+            with TemporaryDirectory() as scratch:  # in memory, masks would grow with the video
+                timeline = Timeline(video, Path(scratch), correctable=False)
+                segmenter.fill(timeline, progress)
+                given = annotations_from(timeline, segmenter.cuts, tracker, after)
+            said = remarks(video, segmenter)
+            record = {
+                **(about or {}),
+                **found_of(video, segmenter),
+                "handed_on": [video.frame_name(one) for one in given],
+            }
+            how: Any = {"resume": True, "inputs": reads, "about": record, "progress": progress}
+            measured = run(video, tracker, folder, outputs, given, **how)
+        return {**measured, "said": [*said, *measured["said"]]}
     timeline = Timeline(video, folder / "masks", correctable=False)
     fingerprint = segmenter.fingerprint(timeline)
-    measured: dict[str, Any]
-    if finished_run(folder, fingerprint) is None:
-        segmenter.fill(timeline, progress, log=folder / LOG, fingerprint=fingerprint)
-        measured = measured_of(len(video), started, segmenter.seconds)
-    else:
-        for frame in range(len(video)):
-            timeline.mark(frame, {}, segmenter.chain(timeline))
-        measured = {"frames": len(video), "finished_before": True, "seconds_a_stage": {}}
-    if outputs.wanted:
-        started = time.perf_counter()
-        with outputs:
-            for index, image in video.frames():
-                labels = timeline.labels(index)
-                assert labels is not None
-                outputs.add(video.frame_name(index), image, labels)
-        measured["seconds_a_stage"]["outputs"] = round(time.perf_counter() - started, 3)
-    if "finished_before" not in measured:
-        more = {**(about or {}), **versions(), **measured, **found_of(video, segmenter)}
-        timeline.save(folder, **more, fingerprint=fingerprint)
-        (folder / LOG).unlink(missing_ok=True)
-    return {**measured, "said": [] if "finished_before" in measured else remarks(video, segmenter)}
+    earlier = earlier_run(folder, timeline, fingerprint) if resume else EarlierRun()
+    names = outputs.names(video.names())
+    if not earlier.whole:
+        names = [*masks, RECORD, LOG, *names]
+    how = {"inputs": reads, "overwrite": overwrite, "resume": resume, "ruined": earlier.ruined}
+    with run_folder(folder, KIND, names, **how):
+        if earlier.whole:
+            for frame in range(len(video)):
+                timeline.mark(frame, {}, segmenter.chain(timeline))
+            measured = {"frames": len(video), "finished_before": True, "seconds_a_stage": {}}
+        else:
+            make_folder(folder / "masks")
+            segmenter.fill(timeline, progress, log=folder / LOG, fingerprint=fingerprint)
+            measured = measured_of(len(video), started, segmenter.seconds)
+            more = {**(about or {}), **versions(), **measured, **found_of(video, segmenter)}
+            timeline.save(folder, **more, fingerprint=fingerprint)
+            (folder / LOG).unlink(missing_ok=True)
+        write_outputs(video, timeline, outputs, measured)
+    return {**measured, "said": [] if earlier.whole else [*remarks(video, segmenter), *earlier.remarks()]}
 
 
 def found_of(video: Video, segmenter: Segmenter) -> dict[str, Any]:

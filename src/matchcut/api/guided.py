@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matchcut.api.records import finished_run, measured_of, versions
+from matchcut.api.records import EarlierRun, earlier_run, measured_of, sure_of, update_record, versions
 from matchcut.errors import MaskError, PromptError
+from matchcut.files import make_folder
+from matchcut.manifest import run_folder
 from matchcut.masks import MAX_OBJECTS, LabelMap, check_mask, object_ids, read_mask, write_mask
 from matchcut.models.base import GuidedModel
 from matchcut.tracking.inputs import Boxes, Mask, as_annotations, as_boxes, as_label_map
-from matchcut.tracking.outputs import CHECKPOINT, Outputs, open_folder, write_record
+from matchcut.tracking.outputs import CHECKPOINT, KIND, RECORD, Outputs, read_of, write_record
 from matchcut.tracking.prompts import box_to_mask, check_box, combine
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Progress, Tracker
@@ -154,42 +156,64 @@ def run(
     threshold: float | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    inputs: Sequence[Path] = (),
     about: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Track a video into a folder, as the command does: masks as they come, then what else is wanted.
 
-    An interrupted run of the same input and settings in the folder is gone on with, a finished one left as it is.
+    An interrupted run of the same input and settings in the folder is gone on with, a finished one left as it is, but
+    for masks that are damaged or gone: these are made anew.
+
+    Args:
+        inputs: other files that are read, of weights say, which nothing is written over.
 
     Returns:
-        What was measured: frames, seconds, seconds a stage, frames a second, peak memory.
+        What was measured: frames, seconds, seconds a stage, frames a second, peak memory; and `said`: what a user
+        should know of it.
 
     Raises:
-        MatchcutError: as `annotations_of` and `Tracker.fill`; the folder holds a run of other settings.
+        MatchcutError: as `annotations_of` and `Tracker.fill`; the folder holds a run of other settings, or files of the
+            user's where some would be written; see `run_folder`.
     """
     started = time.perf_counter()
+    reads = [*read_of(video), *([Path(mask)] if isinstance(mask, str | Path) else []), *inputs]
     if not video.seekable:
         if frame:
             raise PromptError(f"frame {frame}: the prompt of a stream is of its first frame")
         first, frames = _first_frame(video)
         annotations = annotations_of(video, mask, boxes, threshold=threshold, image=first)
-        open_folder(folder, overwrite=overwrite)
-        return _run_stream(video, frames, annotations, tracker, folder, outputs, dict(about or {}), progress)
+        there = [one.stem for place in ("masks", "cutout") for one in (folder / place).glob("[0-9]*.png")]
+        with run_folder(folder, KIND, _names(there, outputs), inputs=reads, overwrite=overwrite):
+            return _run_stream(video, frames, annotations, tracker, folder, outputs, dict(about or {}), progress)
     annotations = annotations_of(video, mask, boxes, frame=frame, threshold=threshold)
-    open_folder(folder, overwrite=overwrite, resume=resume)
     timeline = Timeline(video, folder / "masks", correctable=False)
     for index, labels in annotations.items():
         timeline.annotate(index, labels)
     fingerprint = tracker.fingerprint(timeline)
-    finished = finished_run(folder, fingerprint)
-    if finished is None:
-        tracker.fill(timeline, progress, folder / CHECKPOINT)
-        measured = measured_of(len(video), started, tracker.seconds)
-    else:
-        for chain in timeline.chains():
-            for index in chain.frames():
-                timeline.mark(index, {}, chain)
-        measured = {"frames": len(video), "finished_before": True, "seconds_a_stage": {}}
+    earlier = earlier_run(folder, timeline, fingerprint) if resume else EarlierRun()
+    names = outputs.names(video.names()) if earlier.whole else _names(video.names(), outputs)
+    how: Any = {"inputs": reads, "overwrite": overwrite, "resume": resume, "ruined": earlier.ruined}
+    with run_folder(folder, KIND, names, **how):
+        if earlier.record is not None:
+            sure = sure_of(earlier.record)
+            for chain in timeline.chains():
+                for index in chain.frames():
+                    if timeline.has_file(index):
+                        timeline.mark(index, sure.get(video.frame_name(index), {}), chain)
+        if earlier.whole:
+            measured: dict[str, Any] = {"frames": len(video), "finished_before": True, "seconds_a_stage": {}}
+        else:
+            make_folder(folder / "masks")
+            tracker.fill(timeline, progress, folder / CHECKPOINT)
+            measured = measured_of(len(video), started, tracker.seconds)
+            timeline.save(folder, **(about or {}), **versions(), **measured, fingerprint=fingerprint)
+        write_outputs(video, timeline, outputs, measured)
+    return {**measured, "said": earlier.remarks()}
+
+
+def write_outputs(video: Video, timeline: Timeline, outputs: Outputs, measured: dict[str, Any]) -> None:
+    """Write what is wanted besides masks, once the record stands; the time that it takes joins what was measured."""
     if outputs.wanted:
         started = time.perf_counter()
         with outputs:
@@ -198,9 +222,13 @@ def run(
                 assert found is not None
                 outputs.add(video.frame_name(index), image, found)
         measured["seconds_a_stage"]["outputs"] = round(time.perf_counter() - started, 3)
-    if finished is None:
-        timeline.save(folder, **(about or {}), **versions(), **measured, fingerprint=fingerprint)
-    return measured
+        update_record(outputs.folder, {} if "finished_before" in measured else measured)
+
+
+def _names(frames: Sequence[str], outputs: Outputs) -> list[str]:
+    """The paths in its folder of what a run writes for frames of these names."""
+    masks = [f"masks/{name}.png" for name in frames]
+    return [*masks, RECORD, CHECKPOINT, *outputs.names(frames)]
 
 
 def _first_frame(video: Video) -> tuple[Frame, Iterator[Frame]]:
@@ -229,6 +257,7 @@ def _run_stream(
             shown[:] = [one]
             yield one
 
+    make_folder(folder / "masks")
     with outputs:
         for index, labels in tracker.stream(seen(), annotations):
             write_mask(folder / "masks" / f"{video.frame_name(index)}.png", labels)
@@ -239,4 +268,4 @@ def _run_stream(
     measured = measured_of(count, started, tracker.seconds)
     described = {"input": video.source, "size": list(video.size), "frame_rate": float(video.frame_rate)}
     write_record(folder, {**described, **about, **versions(), **measured})
-    return measured
+    return {**measured, "said": []}

@@ -75,6 +75,7 @@ def track(
                 threshold=threshold,
                 overwrite=overwrite,
                 resume=resume,
+                inputs=[weights] if weights else [],
                 about=about,
                 progress=bar.update,
             )
@@ -140,11 +141,10 @@ def segment(
                 after=("objects" if objects else "track") if tracker else None,
                 overwrite=overwrite,
                 resume=resume,
+                inputs=[one for one in (weights, flow_weights) if one],
                 about=api.about_model(name, None, None, segmenter),
                 progress=bar.update,
             )
         summarise(folder, measured, wanted)
         for line in outputs.said:
-            typer.echo(f"note      {line}")
-        for line in measured["said"]:
             typer.echo(f"note      {line}")

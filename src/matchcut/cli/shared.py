@@ -97,3 +97,5 @@ def summarise(folder: Path, measured: dict[str, Any], wanted: dict[str, Any]) ->
         typer.echo(f"cut-outs  {folder / ('cutout.mov' if wanted['cutout'] == 'mov' else 'cutout')}")
     if wanted["coco"]:
         typer.echo(f"COCO      {folder / 'coco.json'}")
+    for line in measured["said"]:
+        typer.echo(f"note      {line}")

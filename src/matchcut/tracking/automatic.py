@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from matchcut.errors import OutputError
 from matchcut.files import atomic_path, output_error
 from matchcut.masks import LabelMap
 from matchcut.models.base import AutomaticModel
 from matchcut.models.contract import check_automatic, check_probability, check_size
+from matchcut.tracking.interrupted import read_log
 from matchcut.tracking.memory import Chain
 from matchcut.tracking.motion import FlowSource, Moving, Pair, with_motion
 from matchcut.tracking.pipeline import prefetch
@@ -39,27 +38,24 @@ STILL_SHARE = 0.5
 """What is left of the confidence in a mask of a frame in which nothing moves: it is by appearance alone."""
 
 
-def _begin_log(log: Path | None, fingerprint: str) -> list[dict[str, Any]]:
-    """The frames that an interrupted run with this fingerprint has done.
+def _begin_log(log: Path | None, fingerprint: str, timeline: Timeline) -> list[dict[str, Any]]:
+    """The frames that an interrupted run with this fingerprint has done, as far as their masks are there.
 
     Raises:
         OutputError: it was a run of something else.
     """
     if log is None:
         return []
-    lines: list[dict[str, Any]] = []
-    if log.exists():
-        with suppress(ValueError):  # the last line may be cut short
-            for line in log.read_text(encoding="utf-8").splitlines():
-                lines.append(json.loads(line))
-    if lines and lines[0].get("fingerprint") != fingerprint:
-        raise OutputError(
-            f"{log.parent} holds an interrupted run of another input or setting: give those again, or --overwrite"
-        )
-    kept = lines or [{"fingerprint": fingerprint}]
-    with atomic_path(log) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    return kept[1:]
+    done: list[dict[str, Any]] = []
+    for frame, line in enumerate(read_log(log, fingerprint)[1:]):
+        whole = {"frame", "confidence", "still", "cut", "missing"} <= line.keys() and line["frame"] == frame
+        if not whole or frame >= len(timeline) or not timeline.has_file(frame):
+            break
+        done.append(line)
+    with atomic_path(log, note="name") as temporary:
+        lines = [{"fingerprint": fingerprint}, *done]
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return done
 
 
 class Segmenter:
@@ -125,7 +121,7 @@ class Segmenter:
         """
         video, total, chain = timeline.video, len(timeline), self.chain(timeline)
         self.still, self.cuts, self.flow.missing = [], [], []
-        done = _begin_log(log, fingerprint)
+        done = _begin_log(log, fingerprint, timeline)
         for one in done:
             self._note(one["frame"], one["still"], one["cut"])
             if one["missing"]:

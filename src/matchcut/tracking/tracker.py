@@ -123,7 +123,8 @@ class Tracker:
         """
         if not timeline.objects():
             raise MaskError("nothing to track: annotate at least one frame with at least one object")
-        resumed = load_checkpoint(checkpoint, self.fingerprint(timeline), timeline) if checkpoint is not None else {}
+        fingerprint = self.fingerprint(timeline) if checkpoint is not None else ""
+        resumed = load_checkpoint(checkpoint, fingerprint, timeline) if checkpoint is not None else {}
         timeline.write_annotations()
         total, done = len(timeline.stale()), 0
         beside = Lock()
@@ -144,9 +145,7 @@ class Tracker:
                     done += 1
                     if checkpoint is not None and done % CHECKPOINT_EVERY == 0 and memory.carry is None:
                         writing.result()
-                        save_checkpoint(
-                            checkpoint, self.fingerprint(timeline), timeline, chain, frame, memory.references
-                        )
+                        save_checkpoint(checkpoint, fingerprint, timeline, chain, frame, memory.references)
                     if progress is not None:
                         progress(min(done, total), total)
                 if writing is not None:
