@@ -1,13 +1,13 @@
 """Segmenting with no prompt: the primary moving object of a video, as a timeline or in a folder."""
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 from matchcut.api.guided import Source, run, write_outputs
-from matchcut.api.records import EarlierRun, earlier_run, measured_of, versions
+from matchcut.api.passes import Passes
+from matchcut.api.records import EarlierRun, earlier_run, measured_of, versions, weakest_of
 from matchcut.errors import ModelError, PromptError
 from matchcut.files import make_folder
 from matchcut.manifest import run_folder
@@ -53,7 +53,7 @@ def segment(
     Raises:
         MatchcutError: the input, the flow or the model cannot be used; the message says why.
     """
-    video = source if isinstance(source, Video) else Video(source)  # type: ignore[arg-type]
+    video = source if isinstance(source, Video) else Video(source)
     if after not in (None, *get_args(After)):
         raise PromptError(f"after: expected {', '.join(map(repr, get_args(After)))} or None, got {after!r}")
     network = model_of(AUTOMATIC if model is None else model)
@@ -100,7 +100,7 @@ def run_automatic(
     resume: bool = False,
     inputs: Sequence[Path] = (),
     about: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    passes: Passes | None = None,
 ) -> dict[str, Any]:
     """Segment a video into a folder, as the command does: masks as they come, then what else is wanted.
 
@@ -108,17 +108,17 @@ def run_automatic(
 
     Args:
         tracker: of `after`, where that is given.
-        inputs: other files that are read, of weights say, which nothing is written over.
+        inputs, passes: as of `run`.
 
     Returns:
-        What was measured, and `said`: what a user should know of the video.
+        As `run`.
 
     Raises:
         MatchcutError: the input, the flow or the folder cannot be used.
     """
     if not video.seekable:
         raise PromptError(f"{video.source}: a stream cannot be segmented: frames are needed twice; save it first")
-    started = time.perf_counter()
+    passes = passes or Passes()
     flow = segmenter.flow
     folders = {place for place in (flow.cache, *(one.parent for one in flow.files.values())) if place is not None}
     reads = [*read_of(video), *flow.files.values(), *folders, *inputs]
@@ -131,15 +131,18 @@ def run_automatic(
         with run_folder(folder, KIND, names, inputs=reads, overwrite=overwrite, resume=resume):
             with TemporaryDirectory() as scratch:  # in memory, masks would grow with the video
                 timeline = Timeline(video, Path(scratch), correctable=False)
-                segmenter.fill(timeline, progress)
-                given = annotations_from(timeline, segmenter.cuts, tracker, after)
+                passes.begin("finding the object")
+                segmenter.fill(timeline, passes.progress)
+                if after == "objects":
+                    passes.begin("splitting it into objects")
+                given = annotations_from(timeline, segmenter.cuts, tracker, after, passes.progress)
             said = remarks(video, segmenter)
             record = {
                 **(about or {}),
                 **found_of(video, segmenter),
                 "handed_on": [video.frame_name(one) for one in given],
             }
-            how: Any = {"resume": True, "inputs": reads, "about": record, "progress": progress}
+            how: Any = {"resume": True, "inputs": reads, "about": record, "passes": passes}
             measured = run(video, tracker, folder, outputs, given, **how)
         return {**measured, "said": [*said, *measured["said"]]}
     timeline = Timeline(video, folder / "masks", correctable=False)
@@ -156,13 +159,15 @@ def run_automatic(
             measured = {"frames": len(video), "finished_before": True, "seconds_a_stage": {}}
         else:
             make_folder(folder / "masks")
-            segmenter.fill(timeline, progress, log=folder / LOG, fingerprint=fingerprint)
-            measured = measured_of(len(video), started, segmenter.seconds)
+            passes.begin("finding the object")
+            segmenter.fill(timeline, passes.progress, log=folder / LOG, fingerprint=fingerprint)
+            measured = measured_of(len(video), passes, segmenter.seconds)
             more = {**(about or {}), **versions(), **measured, **found_of(video, segmenter)}
             timeline.save(folder, **more, fingerprint=fingerprint)
             (folder / LOG).unlink(missing_ok=True)
-        write_outputs(video, timeline, outputs, measured)
-    return {**measured, "said": [] if earlier.whole else [*remarks(video, segmenter), *earlier.remarks()]}
+        write_outputs(video, timeline, outputs, measured, passes)
+    said = [] if earlier.whole else [*remarks(video, segmenter), *earlier.remarks()]
+    return {**measured, "said": said, "weakest": weakest_of(timeline)}
 
 
 def found_of(video: Video, segmenter: Segmenter) -> dict[str, Any]:

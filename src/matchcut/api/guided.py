@@ -1,7 +1,6 @@
 """Tracking: from a video and a prompt to masks, as a timeline or in a folder."""
 
 import itertools
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -10,7 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matchcut.api.records import EarlierRun, earlier_run, measured_of, sure_of, update_record, versions
+from matchcut.api.passes import Passes
+from matchcut.api.records import (
+    EarlierRun,
+    earlier_run,
+    measured_of,
+    seconds_of,
+    sure_of,
+    update_record,
+    versions,
+    weakest_of,
+)
 from matchcut.errors import MaskError, PromptError
 from matchcut.files import make_folder
 from matchcut.manifest import run_folder
@@ -25,7 +34,8 @@ from matchcut.video.reader import Video
 from matchcut.weights.store import model_of
 
 Frame = NDArray[np.uint8]
-Source = str | Path | Sequence[str | Path] | NDArray[Any] | Sequence[NDArray[Any]] | Video
+Source = str | Path | Sequence[Any] | NDArray[Any] | Video
+"""What a `Video` takes, or a `Video`."""
 Prompt = Mask | Mapping[Any, Mask] | None
 """A mask, masks by frame (its number or name), or the path of a file or a folder of masks."""
 
@@ -62,7 +72,7 @@ def track(
     Raises:
         MatchcutError: the input, the prompt or the model cannot be used; the message says why.
     """
-    video = source if isinstance(source, Video) else Video(source)  # type: ignore[arg-type]
+    video = source if isinstance(source, Video) else Video(source)
     annotations = annotations_of(video, mask, boxes)
     tracker = Tracker(model_of(model, preset=preset), size=size, device=device, precision=precision)
     timeline = Timeline(video)
@@ -158,7 +168,7 @@ def run(
     resume: bool = False,
     inputs: Sequence[Path] = (),
     about: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    passes: Passes | None = None,
 ) -> dict[str, Any]:
     """Track a video into a folder, as the command does: masks as they come, then what else is wanted.
 
@@ -167,16 +177,17 @@ def run(
 
     Args:
         inputs: other files that are read, of weights say, which nothing is written over.
+        passes: those before this one, if any, whose time counts too; told of those that follow.
 
     Returns:
-        What was measured: frames, seconds, seconds a stage, frames a second, peak memory; and `said`: what a user
-        should know of it.
+        What was measured (`measured_of`); `said`: what a user should know of it; and `weakest`: the frame that most
+        needs a correction (`weakest_of`).
 
     Raises:
         MatchcutError: as `annotations_of` and `Tracker.fill`; the folder holds a run of other settings, or files of the
             user's where some would be written; see `run_folder`.
     """
-    started = time.perf_counter()
+    passes = passes or Passes()
     reads = [*read_of(video), *([Path(mask)] if isinstance(mask, str | Path) else []), *inputs]
     if not video.seekable:
         if frame:
@@ -185,7 +196,7 @@ def run(
         annotations = annotations_of(video, mask, boxes, threshold=threshold, image=first)
         there = [one.stem for place in ("masks", "cutout") for one in (folder / place).glob("[0-9]*.png")]
         with run_folder(folder, KIND, _names(there, outputs), inputs=reads, overwrite=overwrite):
-            return _run_stream(video, frames, annotations, tracker, folder, outputs, dict(about or {}), progress)
+            return _run_stream(video, frames, annotations, tracker, folder, outputs, dict(about or {}), passes)
     annotations = annotations_of(video, mask, boxes, frame=frame, threshold=threshold)
     timeline = Timeline(video, folder / "masks", correctable=False)
     for index, labels in annotations.items():
@@ -205,23 +216,27 @@ def run(
             measured: dict[str, Any] = {"frames": len(video), "finished_before": True, "seconds_a_stage": {}}
         else:
             make_folder(folder / "masks")
-            tracker.fill(timeline, progress, folder / CHECKPOINT)
-            measured = measured_of(len(video), started, tracker.seconds)
+            passes.begin("tracking")
+            tracker.fill(timeline, passes.progress, folder / CHECKPOINT)
+            measured = measured_of(len(video), passes, tracker.seconds)
             timeline.save(folder, **(about or {}), **versions(), **measured, fingerprint=fingerprint)
-        write_outputs(video, timeline, outputs, measured)
-    return {**measured, "said": earlier.remarks()}
+        write_outputs(video, timeline, outputs, measured, passes)
+    return {**measured, "said": earlier.remarks(), "weakest": weakest_of(timeline)}
 
 
-def write_outputs(video: Video, timeline: Timeline, outputs: Outputs, measured: dict[str, Any]) -> None:
+def write_outputs(video: Video, timeline: Timeline, outputs: Outputs, measured: dict[str, Any], passes: Passes) -> None:
     """Write what is wanted besides masks, once the record stands; the time that it takes joins what was measured."""
     if outputs.wanted:
-        started = time.perf_counter()
+        passes.begin(f"writing {' and '.join(outputs.wanted)}")
         with outputs:
             for index, image in video.frames():
                 found = timeline.labels(index)
                 assert found is not None
                 outputs.add(video.frame_name(index), image, found)
-        measured["seconds_a_stage"]["outputs"] = round(time.perf_counter() - started, 3)
+                if passes.progress is not None:
+                    passes.progress(index + 1, len(video))
+        if "finished_before" not in measured:
+            measured |= seconds_of(passes)
         update_record(outputs.folder, {} if "finished_before" in measured else measured)
 
 
@@ -246,10 +261,10 @@ def _run_stream(
     folder: Path,
     outputs: Outputs,
     about: dict[str, Any],
-    progress: Progress | None,
+    passes: Passes,
 ) -> dict[str, Any]:
     """As `run`, for frames that come once and cannot be sought."""
-    started, count = time.perf_counter(), 0
+    count = 0
     shown: list[Frame] = []
 
     def seen() -> Iterator[Frame]:
@@ -258,14 +273,15 @@ def _run_stream(
             yield one
 
     make_folder(folder / "masks")
+    passes.begin("tracking")
     with outputs:
         for index, labels in tracker.stream(seen(), annotations):
             write_mask(folder / "masks" / f"{video.frame_name(index)}.png", labels)
             outputs.add(video.frame_name(index), shown[0], labels)
             count = index + 1
-            if progress is not None:
-                progress(count, 0)
-    measured = measured_of(count, started, tracker.seconds)
+            if passes.progress is not None:
+                passes.progress(count, 0)
+    measured = measured_of(count, passes, tracker.seconds)
     described = {"input": video.source, "size": list(video.size), "frame_rate": float(video.frame_rate)}
     write_record(folder, {**described, **about, **versions(), **measured})
-    return {**measured, "said": []}
+    return {**measured, "said": [], "weakest": None}

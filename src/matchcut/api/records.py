@@ -4,7 +4,6 @@ import json
 import platform
 import resource
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from matchcut.api.passes import STARTING, Passes
 from matchcut.errors import OutputError
 from matchcut.models.mask_vos import MaskVOS
 from matchcut.models.transport_net import TransportNet
@@ -55,17 +55,39 @@ def versions() -> dict[str, Any]:
     return {"versions": {"python": platform.python_version(), **{name: version(name) for name in names}}}
 
 
-def measured_of(frames: int, started: float, stages: Mapping[str, float]) -> dict[str, Any]:
-    """Frames, seconds since `started` (of `time.perf_counter`), seconds a stage, frames a second and peak memory."""
-    seconds = time.perf_counter() - started
+def measured_of(frames: int, passes: Passes, stages: Mapping[str, float]) -> dict[str, Any]:
+    """Frames, seconds from the beginning up to now, seconds a pass (which add up to them), seconds a stage (of stages
+    side by side), frames a second without what went before the first pass, and peak memory."""
+    passes.end()
+    seconds = sum(passes.seconds.values())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
     return {
         "frames": frames,
-        "seconds": round(seconds, 3),
-        "frames_a_second": round(frames / seconds, 2),
+        **seconds_of(passes),
+        "frames_a_second": round(frames / (seconds - passes.seconds.get(STARTING, 0.0)), 2),
         "seconds_a_stage": {stage: round(spent, 3) for stage, spent in stages.items()},
         "peak_memory_gib": round(peak, 3),
     }
+
+
+def seconds_of(passes: Passes) -> dict[str, Any]:
+    """Seconds from the beginning up to now, and those of each pass."""
+    passes.end()
+    return {
+        "seconds": round(sum(passes.seconds.values()), 3),
+        "seconds_a_pass": {name: round(spent, 3) for name, spent in passes.seconds.items()},
+    }
+
+
+def weakest_of(timeline: Timeline) -> dict[str, Any] | None:
+    """The frame that most needs a correction: its name, how sure its least sure object is, 0 to 1, and the names of the
+    frames that are annotated; None where there is no such frame."""
+    frame = timeline.weakest()
+    if frame is None:
+        return None
+    video, sure = timeline.video, timeline.confidence[frame]
+    annotated = [video.frame_name(one) for one in timeline.annotated]
+    return {"name": video.frame_name(frame), "sure": min(sure.values()), "annotated": annotated}
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""What people pass for a mask, a frame or a box, brought to the one form that all else takes.
+"""What people pass for masks, frames' numbers and boxes, brought to the one form that all else takes.
 
 Arrays, tensors, PIL images and files are taken where their meaning is plain; anything else is refused with what was
 expected and what was got.
@@ -11,18 +11,17 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from matchcut.errors import MaskError, PromptError, VideoError
+from matchcut.errors import MaskError, PromptError
 from matchcut.masks import IGNORE, MAX_OBJECTS, LabelMap, read_mask
+from matchcut.video.arrays import as_array, describe
 
 if TYPE_CHECKING:
     from matchcut.video.reader import Video
 
-Frame = NDArray[np.uint8]
 Mask = str | os.PathLike[str] | NDArray[Any] | Tensor | Image.Image
 """What `as_label_map` takes."""
 Boxes = Sequence[Any] | NDArray[Any] | Tensor
@@ -48,7 +47,7 @@ def as_label_map(value: Mask, where: str = "the mask", *, threshold: float | Non
         return read_mask(value, threshold=threshold)
     if isinstance(value, Image.Image):
         return _of_image(value, where, threshold)
-    array = _array(value)
+    array = as_array(value)
     while array.ndim > 2 and array.shape[0] == 1:
         array = array[0]
     if array.ndim == 3 and array.shape[2] == 1:
@@ -70,24 +69,6 @@ def as_label_map(value: Mask, where: str = "the mask", *, threshold: float | Non
     return np.array(array, np.uint8, order="C")
 
 
-def as_frame(value: Any, where: str = "the frame") -> Frame:
-    """A frame, RGB uint8 (H, W, 3), contiguous and writable: itself where it is so already.
-
-    Args:
-        value: an array or tensor (H, W, 3) or (3, H, W), uint8, with any strides; or a PIL image.
-        where: what it is, to open the message with.
-
-    Raises:
-        VideoError: anything else; the message says what is expected and what was got.
-    """
-    array = np.array(value.convert("RGB")) if isinstance(value, Image.Image) else _array(value)
-    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
-        array = array.transpose(1, 2, 0)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
-        raise VideoError(f"{where}: expected RGB (H, W, 3), uint8, got {describe(value)}{_frame_hint(array)}")
-    return np.require(array, requirements=("C", "W"))
-
-
 def as_boxes(value: Boxes | None) -> list[tuple[float, ...]]:
     """Boxes (left, top, right, bottom), one an object, from a sequence, array or tensor of them, or of one alone.
 
@@ -96,7 +77,7 @@ def as_boxes(value: Boxes | None) -> list[tuple[float, ...]]:
     """
     if value is None:
         return []
-    array = _array(value)
+    array = as_array(value)
     if array.ndim == 1 and not array.size:
         return []
     if array.shape == (4,):
@@ -154,31 +135,6 @@ def as_annotations(value: Mapping[Any, Mask], video: "Video") -> dict[int, Label
     return given
 
 
-def describe(value: Any) -> str:
-    """What a value is, in a few words: its shape, type and range where it is an array."""
-    if isinstance(value, np.ndarray | np.generic | Tensor):
-        array = _array(value)
-        what = "a tensor" if isinstance(value, Tensor) else "an array"
-        span = f", {array.min():g} to {array.max():g}" if array.dtype.kind in "biuf" and array.size else ""
-        return f"{what} of shape {tuple(array.shape)}, {array.dtype}{span}"
-    if isinstance(value, Image.Image):
-        return f"a PIL image of mode {value.mode}, {value.width}x{value.height}"
-    if isinstance(value, list | tuple):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"{type(value).__name__} {value!r}"[:80]
-
-
-def _array(value: Any) -> NDArray[Any]:
-    """The array that a value is or stands for; one without a shape for what is none."""
-    if isinstance(value, Tensor):
-        value = value.detach().cpu()
-        return np.asarray(value.float() if value.dtype == torch.bfloat16 else value)
-    try:
-        return np.asarray(value)
-    except (TypeError, ValueError):  # rows of several lengths
-        return np.empty((), object)
-
-
 def _of_image(image: Image.Image, where: str, threshold: float | None) -> LabelMap:
     """As its file would be read, so that palettes, colours and soft edges have one rule."""
     buffer = BytesIO()
@@ -191,14 +147,3 @@ def _of_image(image: Image.Image, where: str, threshold: float | None) -> LabelM
         return read_mask(buffer, threshold=threshold)  # type: ignore[arg-type]
     except MaskError as error:
         raise MaskError(str(error).replace(str(buffer), where)) from error
-
-
-def _frame_hint(array: NDArray[Any]) -> str:
-    """How to make a frame of what is not far from one."""
-    if array.dtype.kind == "f" and array.ndim == 3:
-        return "; of values from 0 to 1, give (255 * frame).round().astype(np.uint8)"
-    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):
-        return "; of a grey one, give cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB)"
-    if array.ndim == 3 and array.shape[2] == 4:
-        return "; of one with alpha, give frame[..., :3]"
-    return ""

@@ -71,9 +71,10 @@ class Outputs:
         )
 
     @property
-    def wanted(self) -> bool:
-        """Whether there is anything to write."""
-        return self.overlay is not None or self.cutout is not None or self.coco is not None
+    def wanted(self) -> list[str]:
+        """What there is to write, if anything."""
+        kinds = {"overlay": self.overlay, "cut-outs": self.cutout, "COCO": self.coco}
+        return [kind for kind, made in kinds.items() if made is not None]
 
     @property
     def said(self) -> list[str]:

@@ -31,13 +31,14 @@ from matchcut.models.contract import (
     check_soft,
 )
 from matchcut.tracking.edge_pixels import EdgePixels, learn
-from matchcut.tracking.inputs import Mask, as_frame, as_index, as_label_map, describe
+from matchcut.tracking.inputs import Mask, as_index, as_label_map
 from matchcut.tracking.interrupted import load_checkpoint, pack, save_checkpoint, unpack
 from matchcut.tracking.memory import Chain, Use, reference_frames
 from matchcut.tracking.pipeline import prefetch
 from matchcut.tracking.placement import pick_device, pick_precision, side_by_side
 from matchcut.tracking.soft_masks import Enlarge, confidence_of, to_labels
 from matchcut.tracking.timeline import Timeline
+from matchcut.video.arrays import as_frame, describe
 
 Frame = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -181,7 +182,7 @@ class Tracker:
         the stream runs: it is looked up when a frame comes.
 
         Args:
-            frames: RGB uint8 (H, W, 3), all of one size (`matchcut.tracking.inputs.as_frame` says what else is taken).
+            frames: RGB uint8 (H, W, 3), all of one size (`matchcut.video.arrays.as_frame` says what else is taken).
             annotations: label maps (H, W) by frame index, see `Timeline.annotate`.
 
         Raises:
