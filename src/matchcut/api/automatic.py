@@ -79,6 +79,10 @@ def flow_source(
     Raises:
         MatchcutError: no such network or folder, or no weights.
     """
+    if weights is not None and (str(flow) == "dis" or Path(flow).is_dir()):
+        raise PromptError(
+            f"{weights}: are weights of raft-small or raft-large, and the flow is {flow}; name the network"
+        )
     if str(flow) == "dis":
         return FlowSource(dis_flow, cache=cache)
     if not Path(flow).is_dir():

@@ -9,6 +9,7 @@ import typer
 
 from matchcut.cli.benchmarks import evaluate, score
 from matchcut.cli.masks import segment, track
+from matchcut.cli.shared import check_words
 from matchcut.cli.terminal import any_text, tell
 from matchcut.cli.training import models, reproduce, train
 from matchcut.errors import MatchcutError
@@ -36,6 +37,7 @@ def main() -> None:
     """Run the command line: exit status 2 and one line for bad input."""
     with any_text():
         try:
+            check_words(sys.argv[1:])
             app()
         except MatchcutError as error:
             tell(f"matchcut: {error}")

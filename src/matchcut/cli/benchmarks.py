@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from matchcut.cli import options
-from matchcut.cli.shared import resumable
+from matchcut.cli.shared import check_one_of, resumable
 from matchcut.cli.terminal import say, starting, tell
 from matchcut.errors import PromptError
 
@@ -75,6 +75,7 @@ def evaluate(
     resume: options.Resume = False,
 ) -> None:
     """Run a model on a benchmark and score it by the official protocol."""
+    check_one_of(overwrite=overwrite, resume=resume)
     starting()
     from matchcut.benchmarks.protocols import find_protocol
 

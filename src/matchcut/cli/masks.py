@@ -7,7 +7,7 @@ import typer
 
 from matchcut.cli import options
 from matchcut.cli.clock import Clock
-from matchcut.cli.shared import Bar, boxes_of, correct, folders_of, one_each, resumable, summarise
+from matchcut.cli.shared import Bar, boxes_of, check_one_of, correct, folders_of, one_each, resumable, summarise
 from matchcut.cli.terminal import starting
 from matchcut.errors import PromptError
 
@@ -53,6 +53,7 @@ def track(
     resume: options.Resume = False,
 ) -> None:
     """Carry the mask of a video's objects to every frame."""
+    check_one_of(overwrite=overwrite, resume=resume)
     if cutout not in (None, "png", "mov"):
         raise PromptError(f'--cutout {cutout}: expected "png" or "mov"')
     if sum(map(bool, (mask, masks, box))) != 1:
@@ -130,6 +131,7 @@ def segment(
     resume: options.Resume = False,
 ) -> None:
     """Cut out the primary moving object, with no prompt."""
+    check_one_of(overwrite=overwrite, resume=resume)
     if cutout not in (None, "png", "mov"):
         raise PromptError(f'--cutout {cutout}: expected "png" or "mov"')
     starting()

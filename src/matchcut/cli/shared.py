@@ -18,6 +18,24 @@ if TYPE_CHECKING:
     from matchcut.video.reader import Video
 
 
+def check_words(words: Sequence[str]) -> None:
+    """Refuse an empty word, as an unset variable of the shell makes it: as a path it would be the folder one is in."""
+    for before, word in zip(["matchcut", *words], words, strict=False):
+        if not word or (word.startswith("--") and word.endswith("=")):
+            raise PromptError(
+                f"an empty word after {before}: is a variable of the shell not set?"
+                if not word
+                else f"nothing after {word}: is a variable of the shell not set?"
+            )
+
+
+def check_one_of(**flags: bool) -> None:
+    """Refuse several flags that contradict each other."""
+    given = [f"--{name}" for name, value in flags.items() if value]
+    if len(given) > 1:
+        raise PromptError(f"{' and '.join(given)} contradict each other: give one")
+
+
 def parse_box(text: str) -> Box:
     try:
         numbers = tuple(float(one) for one in text.split(","))
@@ -153,9 +171,8 @@ def correct(
         if value:
             words += [f"--{option}"] if value is True else [f"--{option}", str(value)]
     words += ["-o", f"{folder}-corrected"]
-    say(
-        f"correct   {name} is the least sure frame ({weakest['sure']:.2f} of 1). If its mask is wrong, save the right one"
-    )
+    sure = f"{weakest['sure']:.2f} of 1"
+    say(f"correct   frame {name} is the least sure ({sure}); if its mask is wrong, save the right one")
     say(f"          as {given or 'FOLDER'}/{name}.png{beside}, and run")
     say(f"          {shlex.join(words)}")
 

@@ -18,6 +18,8 @@ GUIDED: Calls = {
     "remember": (["features", "soft_masks"], ["annotated"]),
     "segment": (["features", "references", "carry"], []),
 }
+LARGEST = 8192
+"""Short side, in pixels, that a model may be asked to work at."""
 AUTOMATIC: Calls = {"segment": (["image", "flow"], [])}
 
 
@@ -167,8 +169,8 @@ def check_size(size: int | None, least: int) -> None:
     Raises:
         ModelError: it is not.
     """
-    if size is not None and (not _is_whole(size) or size < least):
-        raise ModelError(f"size: expected a whole number of at least {least} pixels, got {size!r}")
+    if size is not None and (not _is_whole(size) or not least <= size <= LARGEST):
+        raise ModelError(f"size: expected a whole number of {least} to {LARGEST} pixels, got {size!r}")
 
 
 def _check_numbers(model: Any, least: dict[str, int]) -> None:

@@ -50,9 +50,14 @@ class Raft:
             self.network = build(weights=None).eval()
             self.network.load_state_dict(stored)
         except Exception as error:  # whatever the download or the file met
-            where = str(weights) if weights else f"its weights could not be downloaded from {published.url}"
+            if weights is not None:
+                what = "is no file of its weights; expected torchvision's state dict, as .pth"
+                raise ModelError(f"{name}: {weights} {what if weights.is_file() else 'is not there'}") from error
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"{name}: {where}; give a file of them with --flow-weights ({reason})") from error
+            raise ModelError(
+                f"{name}: its weights could not be downloaded from {published.url} ({reason}); give a file of them "
+                "with --flow-weights"
+            ) from error
         self.name, self.device = name, torch.device(device)
         self.weights = hashlib.sha256(weights.read_bytes()).hexdigest() if weights else published.url
         """Which they are."""

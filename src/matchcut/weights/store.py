@@ -205,7 +205,7 @@ def _read_trained(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118  (no dict)
     except (OSError, SafetensorError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path}: cannot be read as weights ({reason})") from error
+        raise ModelError(f"{path}: cannot be read as weights ({reason}); give a run's weights.safetensors") from error
 
 
 @cache
