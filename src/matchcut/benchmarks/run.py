@@ -40,7 +40,7 @@ from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
 from matchcut.video.reader import Video
 from matchcut.weights.specs import AUTOMATIC, model_name
-from matchcut.weights.store import load_model
+from matchcut.weights.store import model_of
 
 Say = Callable[[str], None]
 Record = dict[str, Any]
@@ -71,10 +71,7 @@ class Choice:
         Raises:
             ModelError: no such model, preset, backbone, weights, device or precision.
         """
-        if self.model is None or isinstance(self.model, str):
-            model: Any = load_model(self.model, preset=self.preset, backbone=self.backbone, weights=self.weights)
-        else:
-            model = self.model
+        model = model_of(self.model, preset=self.preset, backbone=self.backbone, weights=self.weights)
         if protocol.task == "jhmdb" and isinstance(model, MaskVOS):
             model = model.with_settings(blend=1.0, edge=None, target=0.0)  # joints are no masks: carried, not decoded
         size, policy = self.size, None
@@ -89,9 +86,8 @@ class Choice:
         Raises:
             ModelError: no such model, weights, device or precision.
         """
-        model: Any = self.model
-        if model is None or isinstance(model, str):
-            model = load_model(model or AUTOMATIC, preset=self.preset, backbone=self.backbone, weights=self.weights)
+        model = AUTOMATIC if self.model is None else self.model
+        model = model_of(model, preset=self.preset, backbone=self.backbone, weights=self.weights)
         return Segmenter(model, size=self.size, device=self.device, precision=self.precision)
 
     def runner(self, protocol: Protocol) -> Tracker | Segmenter:

@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from matchcut.errors import ModelError, unreadable
 from matchcut.models.efficientnet_lite import Conv2dSame, EfficientNetLite0
+from matchcut.models.pretrained import FORMS, GIVE_A_FILE, where_from
 
 OWN = "tf_efficientnet_lite0"
 """The one backbone that is not made by timm, but as timm makes it."""
@@ -108,6 +109,13 @@ def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> An
         raise ModelError(f"unknown backbone {name!r}: timm has no such model{hint}")
     settings: dict[str, Any] = {"pretrained": pretrained and weights is None, "num_classes": 0}
     try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # its part behind the dot
+        tags = ", ".join(one.rpartition(".")[2] for one in timm.list_pretrained(f"{name.split('.')[0]}.*"))
+        raise ModelError(f"unknown backbone {name!r}: timm has its weights {tags}") from error
+    if settings["pretrained"]:
+        settings |= where_from(name)
+    try:
         if _is_vit(name):
             net = timm.create_model(name, **settings, dynamic_img_size=True)
         else:
@@ -123,9 +131,7 @@ def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> An
             f"{name}: it cannot be used at stride {stride} on frames of any size {error}".strip()
         ) from error
     except Exception as error:  # whatever the download met
-        raise ModelError(
-            f"{name}: its weights could not be downloaded; give a file of them ({unreadable(error)})"
-        ) from error
+        raise ModelError(f"{name}: its weights could not be downloaded ({unreadable(error)}); {GIVE_A_FILE}") from error
     if weights is not None:
         _load(net, name, weights)
     return net
@@ -150,7 +156,10 @@ def _load(net: nn.Module, name: str, weights: str) -> None:
         with warnings.catch_warnings(action="ignore"):  # of odd pickles, which are refused all the same
             stored = timm.models.load_state_dict(weights, use_ema=False, weights_only=True)
     except Exception as error:  # whatever the file made its reader raise
-        raise ModelError(f"{name}: {weights} is no file of weights ({unreadable(error)})") from error
+        why = unreadable(error)
+        raise ModelError(
+            f"{name}: {weights} is no file of weights ({why}); expected {FORMS}, of tensors alone"
+        ) from error
     own = net.state_dict()
     missing = [key for key in own if getattr(stored.get(key), "shape", None) != own[key].shape]
     heads = ("fc.", "head.", "classifier.", "head_dist.", "conv_head.", "bn2.", "fc_norm.")

@@ -52,9 +52,13 @@ class Raft:
             self.network = build(weights=None).eval()
             self.network.load_state_dict(stored)
         except Exception as error:  # whatever the download or the file met
-            where = str(weights) if weights else f"its weights could not be downloaded from {published.url}"
-            advice = f"give a file of them with --flow-weights ({unreadable(error)})"
-            raise ModelError(f"{name}: {where}; {advice}") from error
+            if weights is not None:
+                what = f"is no file of its weights ({unreadable(error)}); expected torchvision's state dict, as .pth"
+                raise ModelError(f"{name}: {weights} {what if weights.is_file() else 'is not there'}") from error
+            raise ModelError(
+                f"{name}: its weights could not be downloaded from {published.url} ({unreadable(error)}); give a file "
+                "of them with --flow-weights"
+            ) from error
         self.name, self.device = name, torch.device(device)
         self.weights = hashlib.sha256(weights.read_bytes()).hexdigest() if weights else published.url
         """Which they are."""

@@ -8,7 +8,6 @@ frames.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +21,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from matchcut.errors import ModelError, OutputError
 from matchcut.files import atomic_path, output_error
 from matchcut.masks import LabelMap
 from matchcut.matching.threads import limit_threads
 from matchcut.models.base import AutomaticModel
+from matchcut.models.contract import check_automatic, check_probability, check_size
+from matchcut.tracking.interrupted import read_log
 from matchcut.tracking.memory import Chain
 from matchcut.tracking.motion import FlowSource, Moving, Pair, with_motion
 from matchcut.tracking.pipeline import prefetch, together
@@ -44,27 +44,24 @@ STILL_SHARE = 0.5
 """What is left of the confidence in a mask of a frame in which nothing moves: it is by appearance alone."""
 
 
-def _begin_log(log: Path | None, fingerprint: str) -> list[dict[str, Any]]:
-    """The frames that an interrupted run with this fingerprint has done.
+def _begin_log(log: Path | None, fingerprint: str, timeline: Timeline) -> list[dict[str, Any]]:
+    """The frames that an interrupted run with this fingerprint has done, as far as their masks are there.
 
     Raises:
         OutputError: it was a run of something else.
     """
     if log is None:
         return []
-    lines: list[dict[str, Any]] = []
-    if log.exists():
-        with suppress(ValueError):  # the last line may be cut short
-            for line in log.read_text(encoding="utf-8").splitlines():
-                lines.append(json.loads(line))
-    if lines and lines[0].get("fingerprint") != fingerprint:
-        raise OutputError(
-            f"{log.parent} holds an interrupted run of another input or setting: give those again, or --overwrite"
-        )
-    kept = lines or [{"fingerprint": fingerprint}]
-    with atomic_path(log) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    return kept[1:]
+    done: list[dict[str, Any]] = []
+    for frame, line in enumerate(read_log(log, fingerprint)[1:]):
+        whole = {"frame", "confidence", "still", "cut", "missing"} <= line.keys() and line["frame"] == frame
+        if not whole or frame >= len(timeline) or not timeline.has_file(frame):
+            break
+        done.append(line)
+    with atomic_path(log, note="name") as temporary:
+        lines = [{"fingerprint": fingerprint}, *done]
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return done
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class Segmenter:
         flow: where optical flow comes from; DIS where None.
 
     Raises:
-        ModelError: an unknown device or precision.
+        ModelError: an unknown device or precision, or what is no automatic model.
     """
 
     def __init__(
@@ -103,10 +100,8 @@ class Segmenter:
         precision: str = "auto",
         flow: FlowSource | None = None,
     ) -> None:
-        if size is not None and size < 32:
-            raise ModelError(f"size: expected at least 32 pixels, got {size}")
-        if hasattr(model, "remember"):
-            raise ModelError(f"{type(model).__name__} carries masks that are given: track with it, or evaluate guided")
+        check_size(size, 32)
+        check_automatic(model)
         self.device = pick_device(device)
         self.dtype = pick_precision(precision, self.device)
         self.model = model
@@ -148,7 +143,7 @@ class Segmenter:
         """
         video, total, chain = timeline.video, len(timeline), self.chain(timeline)
         self.still, self.cuts, self.flow.missing = [], [], []
-        done = _begin_log(log, fingerprint)
+        done = _begin_log(log, fingerprint, timeline)
         for line in done:
             self._note(line["frame"], line["still"], line["cut"])
             if line["missing"]:
@@ -249,6 +244,7 @@ class Segmenter:
         image, flow = (to_image(part).to(self.device) for part in (one.small, one.flow))
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
             found = self.model.segment(image, flow)
+        check_probability(self.model, found)
         soft: Soft = found[0, 0].float().cpu().numpy()
         return soft
 

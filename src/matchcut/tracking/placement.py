@@ -22,7 +22,7 @@ def pick_device(device: str) -> torch.device:
     try:
         torch.empty(0, device=device)
         return torch.device(device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ModelError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
