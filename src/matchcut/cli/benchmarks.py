@@ -31,10 +31,14 @@ def score(
     reference_fault: Annotated[
         bool, typer.Option("--reference-fault", help="Decay as the reference code has it beyond 256 frames.")
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report in -o.")] = False,
 ) -> None:
     """Score anyone's masks by a benchmark's official protocol."""
+    from matchcut.benchmarks.report import check_report_folder
     from matchcut.benchmarks.score import score as run_score
 
+    if out is not None:
+        check_report_folder(out, overwrite=overwrite, compare=compare)
     if missing not in ("error", "empty"):
         raise PromptError(f'--missing {missing}: expected "error" or "empty"')
     wanted: Any = {"split": split, "missing": missing, "processes": processes, "reference_fault": reference_fault}
@@ -104,12 +108,14 @@ def evaluate(
         )
     typer.echo(f"masks     {out / 'masks'}")
     if submission:
-        from matchcut.benchmarks.run import SUBMISSION
+        from matchcut.benchmarks.report import SUBMISSION
         from matchcut.benchmarks.submission import write_submission
         from matchcut.data import read_dataset
+        from matchcut.manifest import noted_in
 
         found = read_dataset(protocol.dataset, root, split or protocol.split, names)
-        write_submission(found, out / "masks", out / SUBMISSION)
+        with noted_in(out):
+            write_submission(found, out / "masks", out / SUBMISSION)
         typer.echo(f"zip       {out / SUBMISSION}")
     if result is None:
         typer.echo("not scored: the truth is not public; the benchmark's server scores the masks")
