@@ -199,11 +199,13 @@ def sharpened(scores: Tensor, temperature: float) -> Tensor:
 
 
 def check_temperature(temperature: float) -> None:
+    """Raise ValueError unless a softmax can have this temperature."""
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature: expected above 0 and finite, got {temperature}")
 
 
 def check_top_k(top_k: int) -> None:
+    """Raise ValueError unless so many cells can be kept."""
     if top_k < 1:
         raise ValueError(f"top_k: expected at least 1, got {top_k}")
 

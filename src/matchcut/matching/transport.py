@@ -231,7 +231,7 @@ def _check_settings(epsilon: float, iterations: int, tolerance: float | None) ->
         raise ValueError(f"tolerance: expected above 0 (or None), got {tolerance}")
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def _check_resolution(name: str, epsilon: float, *factors: Tensor) -> None:
     """That scores / epsilon, at most the product of some factors, still have digits behind the point."""
     largest = math.prod(float(one) for one in factors) / epsilon
