@@ -75,6 +75,25 @@ def test_a_folder_of_masks_brings_objects_in_later(frames, tmp_path):
     assert (timeline.labels(3) == 1).any() and (timeline.labels(7) == 2).any()
 
 
+def test_masks_of_a_folder_in_any_picture_files_with_one_table_of_colours(frames, tmp_path):
+    colours = np.array([(0, 0, 0), (250, 50, 83), (61, 61, 245)], np.uint8)
+    for name, ids in (("f0.PNG", [1, 2]), ("f3.tiff", [1]), ("f7.webp", [1, 2])):
+        labels = picture(int(name[1]))[1]
+        image = Image.fromarray(colours[np.where(np.isin(labels, ids), labels, 0)])
+        image.save(tmp_path / name, **({"lossless": True} if name == "f7.webp" else {}))
+    for name in ("Thumbs.db", "._f1.png", ".DS_Store"):
+        (tmp_path / name).write_bytes(b"of some system")
+    (tmp_path / "@eaDir").mkdir()
+    given = annotations_of(matchcut.Video(frames), tmp_path)
+    assert list(given) == [0, 3, 7]
+    number = int(given[3].max())
+    for index, labels in given.items():
+        np.testing.assert_array_equal(labels == number, picture(index)[1] == 1)
+    (tmp_path / "f3.png").write_bytes((tmp_path / "f0.PNG").read_bytes())
+    with pytest.raises(MaskError, match=r"a second mask of this frame beside f3\."):
+        annotations_of(matchcut.Video(frames), tmp_path)
+
+
 def test_progress_and_a_loaded_model(frames):
     steps = []
     model = matchcut.load_model(preset="dino")

@@ -135,8 +135,9 @@ def assert_follows(folder, ids=(1, 2), stems=FIVE_DIGITS, least=0.35):
 # --- what it writes
 
 
-def test_a_mask_file(track, inputs, tmp_path):
-    result = track(inputs / "walk.mkv", "--mask", inputs / "first.png", "-o", tmp_path / "out")
+def test_a_mask_file(track, inputs, tmp_path, precision):
+    words = (inputs / "walk.mkv", "--mask", inputs / "first.png", "-o", tmp_path / "out")
+    result = track(*words, "--precision", precision)
     assert result.code == 0 and "Traceback" not in result.err
     assert f"{COUNT} frames in" in result.out and "frames a second" in result.out
     assert str(tmp_path / "out" / "masks") in result.out and str(tmp_path / "out" / "timeline.json") in result.out
@@ -154,7 +155,7 @@ def test_a_mask_file(track, inputs, tmp_path):
         and len(record["weights_sha256"]) == 64
     )
     assert record["working_size"] == 48 and record["device"] == "cpu"
-    assert record["precision"] in ("float32", "bfloat16")
+    assert record["precision"] == precision
     assert record["annotations"] == [{"frame": 0, "name": "00000", "objects": [1, 2]}]
     assert {"python", "matchcut", "torch", "timm", "av", "numpy"} <= set(record["versions"])
     assert list(record["confidence"]) == [name[:5] for name in FIVE_DIGITS]
@@ -225,7 +226,7 @@ def masks_folder(folder, stems):
 
 def test_a_folder_of_masks_for_a_folder_of_frames(track, inputs, tmp_path):
     masks = masks_folder(tmp_path / "given", "shot_{}".format)
-    assert track(inputs / "frames", "--masks", masks, "-o", tmp_path / "out").code == 0
+    assert track(inputs / "frames", "--masks", masks, "--coco", "-o", tmp_path / "out").code == 0
     out = tmp_path / "out" / "masks"
     stems = [f"shot_{index}.png" for index in range(COUNT)]
     assert names(out) == sorted(stems)
@@ -236,6 +237,8 @@ def test_a_folder_of_masks_for_a_folder_of_frames(track, inputs, tmp_path):
     record = json.loads((tmp_path / "out" / "timeline.json").read_text())
     assert [(one["frame"], one["objects"]) for one in record["annotations"]] == [(0, [1]), (4, [2]), (9, [1, 2])]
     assert list(record["confidence"]) == [name[:-4] for name in stems]
+    coco = json.loads((tmp_path / "out" / "coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == stems  # the frames' own files
 
 
 def test_a_glob(track, inputs, tmp_path):
@@ -374,11 +377,12 @@ def comparable(folder):
     return held, {key: value for key, value in record.items() if key not in measured}
 
 
-@pytest.mark.parametrize("at", [0, 89])
-def test_a_killed_run_goes_on_to_the_very_same_files(track, tmp_path, at):
+@pytest.mark.parametrize(("at", "precision"), [(0, "float32"), (89, "bfloat16")])
+def test_a_killed_run_goes_on_to_the_very_same_files(track, tmp_path, at, precision):
     film(tmp_path / "long.mkv", 90)
     write_mask(tmp_path / "mask.png", picture(at)[1])
-    words = (tmp_path / "long.mkv", "--mask", tmp_path / "mask.png", "--frame", at, "--coco", "-o")
+    prompt = ("--mask", tmp_path / "mask.png", "--frame", at)
+    words = (tmp_path / "long.mkv", *prompt, "--coco", "--precision", precision, "-o")
     killed = command(*words, tmp_path / "killed", cli=[str(Path(__file__).with_name("slow_cli.py"))])
     with subprocess.Popen(killed, stderr=subprocess.DEVNULL) as process:
         until(35, tmp_path / "killed" / "masks", process)
@@ -911,6 +915,14 @@ def test_reproduce_lists_what_there_is(run, tmp_path, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_reproduce_says_what_has_no_precision_and_which_there_are(run, tmp_path):
+    words = ("reproduce", "dmm-net", "figure-5", "-o", tmp_path / "out", "--precision", "float32")
+    refused(run(*words), "takes no --precision")
+    words = ("reproduce", "mask-vos", "figure-s5", "-o", tmp_path / "out", "--root", tmp_path, "--precision", "half")
+    refused(run(*words), "unknown precision 'half'")
+    assert not (tmp_path / "out").exists()
+
+
 def test_reproduce_writes_a_picture_and_a_table(run, tmp_path):
     result = run("reproduce", "transport-net", "sinkhorn", "-o", tmp_path / "out")
     assert result.code == 0 and names(tmp_path / "out") == ["sinkhorn.csv", "sinkhorn.png"]
@@ -931,8 +943,8 @@ settings = { start = "scratch", long_term = 0, pasted = 1.0 }
 """
 
 
-def test_train_writes_weights_that_track_uses(run, inputs, tmp_path):
-    (tmp_path / "recipe.toml").write_text(RECIPE)
+def test_train_writes_weights_that_track_uses(run, inputs, tmp_path, precision):
+    (tmp_path / "recipe.toml").write_text(RECIPE + f'precision = "{precision}"\n')
     words = ("train", tmp_path / "recipe.toml", "--data", inputs / "frames", "-o", tmp_path / "run", "--device", "cpu")
     result = run(*words)
     weights = tmp_path / "run" / "weights.safetensors"
@@ -940,7 +952,7 @@ def test_train_writes_weights_that_track_uses(run, inputs, tmp_path):
     refused(run(*words), "holds a run already", "--resume")
     assert run(*words, "--resume").code == 0
     asked = ("--mask", inputs / "first.png", "-o", tmp_path / "out", "--model", "mask-vos", *FAST)
-    assert run("track", inputs / "walk.mkv", *asked, "--weights", weights).code == 0
+    assert run("track", inputs / "walk.mkv", *asked, "--weights", weights, "--precision", precision).code == 0
     record = json.loads((tmp_path / "out" / "timeline.json").read_text())
     assert (record["model"], record["weights"]) == ("mask-vos", "weights.safetensors")
     assert record["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()

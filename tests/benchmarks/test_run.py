@@ -182,18 +182,18 @@ def refused(result, *words):
 
 
 @pytest.mark.parametrize(
-    ("benchmark", "make", "sequences", "measure", "least"),
+    ("benchmark", "make", "sequences", "measure", "least", "precision"),
     [
-        ("davis2016", davis, {"bear": 5, "bus": 4}, "J&F-Mean", 0.35),
-        ("davis2017", lambda root: davis(root, year="2017"), {"bear": 5, "bus": 4}, "J&F-Mean", 0.35),
-        ("vip", vip, {"videos1": 4}, None, 0.35),
-        ("segtrack-v2", segtrack, {"drift": 3}, None, 0.35),
-        ("folder", film, {"film": 6}, "J&F-Mean", 0.35),
+        ("davis2016", davis, {"bear": 5, "bus": 4}, "J&F-Mean", 0.35, "float32"),
+        ("davis2017", lambda root: davis(root, year="2017"), {"bear": 5, "bus": 4}, "J&F-Mean", 0.35, "bfloat16"),
+        ("vip", vip, {"videos1": 4}, None, 0.35, "float32"),
+        ("segtrack-v2", segtrack, {"drift": 3}, None, 0.35, "bfloat16"),
+        ("folder", film, {"film": 6}, "J&F-Mean", 0.35, "auto"),
     ],
 )
-def test_masks_of_every_frame_and_scores_of_the_files(tmp_path, benchmark, make, sequences, measure, least):
+def test_masks_of_every_frame_and_scores_of_the_files(tmp_path, benchmark, make, sequences, measure, least, precision):
     root, out, said = make(tmp_path / "film"), tmp_path / "out", []
-    result = matchcut.evaluate(benchmark, root, out, say=said.append, **FAST)
+    result = matchcut.evaluate(benchmark, root, out, say=said.append, precision=precision, **FAST)
     assert stems(out / "masks") == stems(out / "runs") == sorted(sequences)
     assert len(said) == len(sequences)
     for name, count in sequences.items():
@@ -458,15 +458,18 @@ def test_compare(run, tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-@pytest.mark.parametrize("benchmark", ["davis2016-automatic", "davis2016-saliency"])
-def test_a_model_that_needs_no_prompt_is_run_and_gone_on_with(run, tmp_path, benchmark):
+@pytest.mark.parametrize(
+    ("benchmark", "precision"), [("davis2016-automatic", "float32"), ("davis2016-saliency", "bfloat16")]
+)
+def test_a_model_that_needs_no_prompt_is_run_and_gone_on_with(run, tmp_path, benchmark, precision):
     root, out = davis(tmp_path / "davis"), tmp_path / "out"
-    assert run(benchmark, "--root", root, "-o", out, fast=False).code == 0
+    words = (benchmark, "--root", root, "-o", out, "--precision", precision)
+    assert run(*words, fast=False).code == 0
     for name, frames in (("bear", 5), ("bus", 4)):
         assert len(list((out / "masks" / name).glob("*.png"))) == frames
         assert json.loads((out / "runs" / f"{name}.json").read_text())["model"] == "transport-net"
         assert not (out / "runs" / f"{name}.jsonl").exists()
-    again = run(benchmark, "--root", root, "-o", out, "--resume", fast=False)
+    again = run(*words, "--resume", fast=False)
     assert again.code == 0 and again.err.count("done before") == 2
 
 

@@ -278,6 +278,34 @@ def test_fbms_youtube_objects_and_a_folder(tmp_path):
     assert result.summary["J&F-Mean"] == 1 and result.objects[0].frames == ("00001", "00002")
 
 
+def test_colours_of_a_folder_are_scored_as_the_same_objects(tmp_path):
+    table = np.array([(0, 0, 0), (61, 61, 245), (250, 50, 83)], np.uint8)
+    first, later = square((0, 0), (6, 6)), square((6, 6), value=2)  # object 1 leaves
+    for index, labels in enumerate((first, later, first)):
+        save(tmp_path / "frames" / f"{index}.png", square(), "RGB")
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(table[labels]).save(tmp_path / "masks" / f"{index}.png")
+        save(tmp_path / "out" / f"{index}.png", labels)
+    for processes in (1, 2):
+        assert score("folder", tmp_path, tmp_path / "out", processes=processes).summary["J&F-Mean"] == 1
+
+
+def test_predictions_of_any_case_with_clutter_beside_them(tmp_path):
+    for name in ("a", "b"):
+        for index in range(4):
+            save(tmp_path / "JPEGImages" / name / f"{index:05d}.png", square(), "RGB")
+            save(tmp_path / "Annotations" / name / f"{index:05d}.png", square((0, 0)))
+            save(tmp_path / "out" / name / f"{index:05d}.PNG", square((0, 0)))
+        for clutter in ("Thumbs.db", "._00001.png", ".DS_Store", "desktop.ini"):
+            (tmp_path / "out" / name / clutter).write_bytes(b"x")
+    (tmp_path / "out/@eaDir").mkdir()
+    assert score("davis2017", tmp_path, tmp_path / "out").summary["J&F-Mean"] == 1
+    save(tmp_path / "out/a/00001.png", square())
+    if not (tmp_path / "out/a/00001.png").samefile(tmp_path / "out/a/00001.PNG"):
+        with pytest.raises(MaskError, match="a second prediction of this frame beside"):
+            score("davis2017", tmp_path, tmp_path / "out")
+
+
 # --- bad input
 
 
@@ -313,8 +341,23 @@ def test_all_that_is_wrong_is_listed_together(damaged, processes):
     with pytest.raises(MaskError) as raised:
         score("davis2017", damaged, damaged / "predictions", processes=processes)
     lines = str(raised.value).splitlines()
-    assert lines[0] == "nothing was scored: 6 files cannot be used" and len(lines) == 7
+    assert lines[0] == "nothing was scored: 6 files cannot be used" and len(lines) == 8
+    assert "--sequences" in lines[-1] and "--missing empty" in lines[-1]
     assert all(any(one in line for line in lines) for one in WRONG)
+
+
+def test_predictions_of_some_sequences_are_told_how_to_be_scored(tmp_path):
+    for name in ("a", "b"):
+        for index in range(4):
+            save(tmp_path / "JPEGImages" / name / f"{index:05d}.png", square(), "RGB")
+            save(tmp_path / "Annotations" / name / f"{index:05d}.png", square((0, 0)))
+            if name == "a":
+                save(tmp_path / "out" / name / f"{index:05d}.png", square((0, 0)))
+    with pytest.raises(MaskError) as raised:
+        score("davis2017", tmp_path, tmp_path / "out")
+    assert "--sequences" in str(raised.value) and "--missing empty" in str(raised.value)
+    assert score("davis2017", tmp_path, tmp_path / "out", sequences=["a"]).summary["J&F-Mean"] == 1
+    assert score("davis2017", tmp_path, tmp_path / "out", missing="empty").summary["J&F-Mean"] == 0.5
 
 
 def command(monkeypatch, capsys, *words):

@@ -45,7 +45,10 @@ def test_folders_of_images_and_video_files_are_found_and_masks_are_not(tmp_path:
     folder_of(root, "JPEGImages/bear2", 12)
     folder_of(root, "Annotations/bear", 3)
     folder_of(root, ".hidden/bear", 3)
+    folder_of(root, "JPEGImages/@eaDir/bear", 3)
     (root / "JPEGImages" / "notes.txt").write_text("none")
+    for name in ("._clip.mp4", "JPEGImages/bear/._0.jpg", "JPEGImages/bear/~$0.jpg"):
+        (root / name).write_bytes(b"of some system")
     with VideoWriter(root / "clip.mp4", frame_rate=24) as writer:
         for seed in range(4):
             writer.write(picture(seed))

@@ -21,9 +21,12 @@ from layouts import (
     youtube_objects,
     youtube_vos,
 )
+from PIL import Image
 
 from matchcut.data import DATASETS, SPLITS, check, is_seen, prompts, read_dataset, read_joints, read_truth
+from matchcut.data.sequence import read_file
 from matchcut.errors import DatasetError
+from matchcut.video.writer import VideoWriter
 
 ROWS = labels(1)
 
@@ -512,3 +515,88 @@ def test_real_data(data, name, place, split, sequences, frames, truths):
     assert sum(len(one.images) for one in found) == frames and sum(len(one.truths) for one in found) == truths
     assert check(found) == []
     assert all(next(iter(prompts(one))) == "00000" for one in found)
+
+
+def test_colours_of_a_folder_are_the_same_objects_in_all_its_masks(tmp_path):
+    red, blue = (250, 50, 83), (61, 61, 245)
+    root = tmp_path / "mine"
+    for index, (present, table) in enumerate((((1, 2), (red, blue)), ((1,), (red,)), ((1, 2), (red, blue)))):
+        image(root / "frames" / f"{index}.jpg")
+        mask(root / "masks" / f"{index}.png", np.array([(0, 0, 0), *table], np.uint8)[labels(*present)])
+    (mine,) = read_dataset("folder", root)
+    first, second = read_truth(mine, "0"), read_truth(mine, "1")
+    assert set(np.unique(first)) == {0, 1, 2} and prompts(mine) == {"0": (1, 2)}
+    np.testing.assert_array_equal(second > 0, labels(1) > 0)
+    assert second.max() == first[0, 5]  # the upper row
+    assert check([mine]) == []
+    mask(root / "masks/1.png", labels(1), "L")
+    (mine,) = read_dataset("folder", root)
+    only(check([mine]), "masks/1.png", "bring all masks of a video to one kind")
+
+
+# --- which files count
+
+STRANGERS = (".DS_Store", "Thumbs.db", "desktop.ini", "._clip.mp4", "._00000.jpg", "~$00000.png")
+
+
+def clutter(*folders):
+    """What systems put beside data."""
+    for folder in folders:
+        for name in STRANGERS:
+            (folder / name).write_bytes(b"\0\5\x16\7")
+        (folder / "@eaDir").mkdir()
+        (folder / "@eaDir/00000.jpg").write_bytes(b"x")
+        (folder / "__MACOSX").mkdir()
+    return folders
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xef\xbb\xbfbear\r\nbus  \r\n\r\n", "bear\nbus\n".encode("utf-16")], ids=["utf-8", "utf-16"]
+)
+def test_a_list_with_a_byte_order_mark(tmp_path, data):
+    davis(tmp_path)
+    text(tmp_path / "ImageSets/2017/val.txt").write_bytes(data)
+    found = read_dataset("davis2017", tmp_path)
+    assert [one.name for one in found] == ["bear", "bus"] and check(found) == []
+
+
+def test_what_systems_put_beside_data_does_not_count(tmp_path):
+    root = davis(tmp_path / "davis")
+    clutter(root, *(root / kind / "480p" for kind in ("JPEGImages", "Annotations")), root / "Annotations/480p/bear")
+    found = read_dataset("davis2017", root)
+    assert [one.name for one in found] == ["bear", "bus"] and check(found) == []
+
+    for name in ("a", "b"):
+        image(tmp_path / "many/frames" / name / "0.JPG")
+        mask(tmp_path / "many/masks" / name / "0.PNG", labels(1))
+    clutter(tmp_path / "many/frames", tmp_path / "many/masks", tmp_path / "many/frames/a")
+    found = read_dataset("folder", tmp_path / "many")
+    assert [one.name for one in found] == ["a", "b"] and check(found) == []
+
+    clip = tmp_path / "film/clip.mp4"
+    clip.parent.mkdir()
+    with VideoWriter(clip, frame_rate=24) as writer:
+        for index in range(2):
+            writer.write(np.full((16, 16, 3), 60 * index, np.uint8))
+    mask(tmp_path / "film/masks/00000.png", labels(1, size=(16, 16)))
+    clutter(clip.parent)
+    (film,) = read_dataset("folder", clip.parent)
+    assert list(film.images) == ["00000", "00001"] and check([film]) == []
+
+
+@pytest.mark.parametrize("layout", [segtrack, fbms, visal, youtube_objects, vip, jhmdb, youtube_vos])
+def test_no_benchmark_minds_them(tmp_path, layout):
+    name = {"segtrack": "segtrack-v2", "youtube_objects": "youtube-objects", "youtube_vos": "youtube-vos-2019"}
+    layout(tmp_path)
+    before = read_dataset(name.get(layout.__name__, layout.__name__), tmp_path)
+    clutter(*[path for path in tmp_path.rglob("*") if path.is_dir()])
+    assert read_dataset(name.get(layout.__name__, layout.__name__), tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32])
+def test_ids_of_a_truth_of_any_depth(tmp_path, kind):
+    path = tmp_path / "1.tif"
+    Image.fromarray(labels(1, 200).astype(kind)).save(path)
+    np.testing.assert_array_equal(read_file(path, "ids"), labels(1, 200))
+    np.testing.assert_array_equal(read_file(path, "binary"), labels(1, 1))
+    np.testing.assert_array_equal(read_file(path, "grey"), labels(0, 1))

@@ -10,7 +10,8 @@ from making_videos import SIZE, coloured, noisy
 from PIL import Image
 
 from matchcut.errors import VideoError
-from matchcut.video.images import EXTENSIONS, read_image
+from matchcut.folders import IMAGES
+from matchcut.video.images import read_image
 from matchcut.video.reader import Video
 
 
@@ -40,7 +41,7 @@ def test_selection(tmp_path):
         Video(tmp_path / "shot", start=12, end=20)
 
 
-@pytest.mark.parametrize("extension", sorted(EXTENSIONS))
+@pytest.mark.parametrize("extension", sorted(IMAGES))
 def test_every_extension_and_a_single_picture(tmp_path, extension):
     path = tmp_path / f"one{extension.upper()}"
     lossless = (
@@ -87,7 +88,7 @@ def test_kinds_of_picture(tmp_path):
     assert len(list(Video(str(tmp_path / "*.png")))) == 6
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, suffix, orientation):
     from PIL import ImageOps

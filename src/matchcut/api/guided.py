@@ -22,8 +22,9 @@ from matchcut.api.records import (
 )
 from matchcut.errors import MaskError, PromptError
 from matchcut.files import make_folder
+from matchcut.folders import IMAGES, files_in
 from matchcut.manifest import run_folder
-from matchcut.masks import MAX_OBJECTS, LabelMap, check_mask, object_ids, read_mask, write_mask
+from matchcut.masks import MAX_OBJECTS, LabelMap, check_mask, object_ids, read_masks, write_mask
 from matchcut.models.base import GuidedModel
 from matchcut.tracking.inputs import Boxes, Mask, as_annotations, as_boxes, as_label_map
 from matchcut.tracking.outputs import CHECKPOINT, KIND, RECORD, Outputs, read_of, write_record
@@ -95,7 +96,7 @@ def annotations_of(
 
     Args:
         frame: the frame that a single mask or the boxes are of.
-        threshold: see `read_mask`.
+        threshold: see `read_masks`.
         image: the picture of that frame, where the video cannot be sought.
 
     Raises:
@@ -121,11 +122,10 @@ def annotations_of(
         check_mask_or_empty(given[frame], video.size, "the mask")
     else:
         path = Path(mask)
-        given = _masks_in(video, path, threshold) if path.is_dir() else {frame: read_mask(path, threshold=threshold)}
+        files = _mask_files(video, path) if path.is_dir() else {frame: path}
+        given = dict(zip(files, read_masks(files.values(), threshold=threshold), strict=True))
         for index, labels in given.items():
-            check_mask_or_empty(
-                labels, video.size, str(path / f"{video.frame_name(index)}.png" if path.is_dir() else path)
-            )
+            check_mask_or_empty(labels, video.size, str(files[index]))
     if not any(object_ids(labels) for labels in given.values()):
         check_mask(
             next(iter(given.values())), video.size, str(mask) if isinstance(mask, str | PathLike) else "the mask"
@@ -139,10 +139,10 @@ def check_mask_or_empty(labels: LabelMap, size: tuple[int, int], where: str) -> 
         check_mask(labels, size, where)
 
 
-def _masks_in(video: Video, folder: Path, threshold: float | None) -> dict[int, LabelMap]:
-    """The masks of a folder, by the frame whose name they have."""
+def _mask_files(video: Video, folder: Path) -> dict[int, Path]:
+    """The mask files of a folder, by the frame whose name they have, in the order of the frames."""
     frames = {name: index for index, name in enumerate(video.names())}
-    files = sorted(one for one in folder.iterdir() if one.suffix.lower() in (".png", ".bmp", ".tif", ".tiff"))
+    files = files_in(folder, IMAGES)
     if not files:
         raise MaskError(f"{folder} holds no masks: expected PNGs named after their frames, as {next(iter(frames))}.png")
     strangers = [one.name for one in files if one.stem not in frames]
@@ -151,7 +151,11 @@ def _masks_in(video: Video, folder: Path, threshold: float | None) -> dict[int, 
             f"{folder / strangers[0]}: no frame has this name ({len(strangers)} such masks); frames are named "
             f"{video.frame_name(0)} to {video.frame_name(len(video) - 1)}"
         )
-    return {frames[one.stem]: read_mask(one, threshold=threshold) for one in files}
+    given: dict[int, Path] = {}
+    for one in sorted(files, key=lambda one: frames[one.stem]):
+        if (other := given.setdefault(frames[one.stem], one)) is not one:
+            raise MaskError(f"{one}: a second mask of this frame beside {other.name}: remove one")
+    return given
 
 
 def run(

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from matchcut.data.sequence import Form, Sequence, read_truth
+from matchcut.data.sequence import Form, Sequence, read_file, read_truth
 from matchcut.errors import MaskError
-from matchcut.masks import LabelMap
+from matchcut.masks import LabelMap, MaskReader
 from matchcut.video.images import UNREADABLE
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -45,8 +45,11 @@ def read_prediction(path: Path, shape: tuple[int, ...]) -> tuple[str, LabelMap]:
     return mode, pixels
 
 
-def read_truth_files(files: tuple[Path, ...], form: Form) -> LabelMap:
+def read_truth_files(files: tuple[Path, ...], form: Form, reader: MaskReader | None = None) -> LabelMap:
     """As `data.read_truth`; but a binary truth may hold any value above 0 for its object.
+
+    Args:
+        reader: that of the sequence, for the form "mask".
 
     Values are not brought to 0 and 1 here, since another array of this size costs as much as half the decoding.
 
@@ -60,6 +63,8 @@ def read_truth_files(files: tuple[Path, ...], form: Form) -> LabelMap:
                 return pixels if form == "binary" or mode != "1" else np.minimum(pixels, 1)
         except (*UNREADABLE, zlib.error, struct.error):
             pass  # the reader below says what is wrong
+    if form == "mask":
+        return read_file(files[0], form, reader)
     return read_truth(Sequence("", {}, {"": files}, form), "")
 
 

@@ -11,7 +11,7 @@ from matchcut.benchmarks.decoding import read_prediction, read_truth_files
 from matchcut.benchmarks.protocols import Protocol
 from matchcut.data.sequence import Form
 from matchcut.errors import DatasetError, MaskError, ShapeError
-from matchcut.masks import LabelMap, object_ids
+from matchcut.masks import LabelMap, MaskReader, object_ids
 from matchcut.metrics import (
     MAX_PROPOSALS,
     Assignment,
@@ -39,7 +39,7 @@ class Frame:
 @dataclass(frozen=True)
 class Job:
     """Frames of one sequence, by its place. `ids` are the objects, None where only the truths know; `score` False only
-    looks for what is wrong."""
+    looks for what is wrong. `reader` is the sequence's."""
 
     place: int
     protocol: Protocol
@@ -47,6 +47,7 @@ class Job:
     frames: tuple[Frame, ...]
     ids: tuple[int, ...] | None = None
     score: bool = True
+    reader: MaskReader | None = None
 
 
 @dataclass
@@ -109,7 +110,7 @@ def _decoded(job: Job, answer: Answer) -> Iterator[tuple[Frame, FrameScores, Lab
     for frame in job.frames:
         scores = FrameScores(frame.name, missing=frame.prediction is None)
         try:
-            truth = read_truth_files(frame.truth, job.form)
+            truth = read_truth_files(frame.truth, job.form, job.reader)
         except DatasetError as error:
             answer.problems.append(("truth", str(error)))
             continue

@@ -37,7 +37,7 @@ def score_joints(
             else:
                 found = joint_distances(truth[1:], _read(path, truth.shape)[1:])
         except MaskError as error:
-            problems.append((place, "unreadable", str(error)))
+            problems.append((place, "unreadable" if path.exists() else "missing", str(error)))
             continue
         except DatasetError as error:
             problems.append((place, "truth", str(error)))

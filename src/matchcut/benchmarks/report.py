@@ -15,6 +15,7 @@ from matchcut.data import Sequence as Video
 from matchcut.data import read_dataset, read_truth
 from matchcut.errors import DatasetError, MaskError, MatchcutError
 from matchcut.files import atomic_path, make_folder, output_error, write_csv
+from matchcut.folders import files_in
 from matchcut.masks import LabelMap, object_ids, read_mask
 
 REPORT = "report.json"
@@ -250,7 +251,7 @@ def _picture(video: Video, one: FrameDifference, results: Iterable[Result]) -> p
 
     image = read_image(video.images[one.frame])
     truth = read_truth(video, one.frame)
-    maps = [truth, *(_prediction(result.masks / one.sequence / f"{one.frame}.png", truth) for result in results)]
+    maps = [truth, *(_prediction(result.masks / one.sequence, one.frame, truth) for result in results)]
     merged = one.object == ""
     height, width = image.shape[:2]
     size = (min(width, _WIDTH), max(1, round(height * min(width, _WIDTH) / width)))
@@ -265,9 +266,10 @@ def _picture(video: Video, one: FrameDifference, results: Iterable[Result]) -> p
     )
 
 
-def _prediction(path: Path, truth: LabelMap) -> LabelMap:
+def _prediction(folder: Path, frame: str, truth: LabelMap) -> LabelMap:
     """A predicted label map, one of grey values cut at a half, a missing one empty."""
-    if not path.exists():
+    path = next((path for path in files_in(folder, {".png"}) if path.stem == frame), None)
+    if path is None:
         return truth * 0
     try:
         return read_mask(path)

@@ -28,9 +28,9 @@ from matchcut.benchmarks.automatic import segment_sequence
 from matchcut.benchmarks.protocols import Protocol, find_protocol
 from matchcut.benchmarks.report import OWN, REPORT
 from matchcut.data import Sequence, check_dataset, prompts, read_joints, read_truth
-from matchcut.data.listing import VIDEOS
 from matchcut.errors import MatchcutError, ModelError, OutputError
 from matchcut.files import atomic_path, make_folder, output_error
+from matchcut.folders import VIDEOS
 from matchcut.masks import write_mask
 from matchcut.metrics import joint_positions
 from matchcut.models.base import AutomaticModel, GuidedModel

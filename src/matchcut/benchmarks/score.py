@@ -26,6 +26,7 @@ from matchcut.benchmarks.summaries import Scored, Summary
 from matchcut.data.readers import read_dataset
 from matchcut.data.sequence import Sequence, is_seen
 from matchcut.errors import DatasetError, MaskError, MatchcutError
+from matchcut.folders import files_in
 
 SHOWN = 10  # lines of one kind in one sequence; what is left is counted
 FEW = 64  # frames for which no second process is started unasked
@@ -153,12 +154,22 @@ def _plan(protocol: Protocol, found: list[Sequence], masks: Path, problems: Prob
         folder = masks / sequence.name
         if not folder.is_dir() and len(found) == 1:
             folder = masks
-        there = {path.stem: path for path in folder.glob("*.png")} if folder.is_dir() else {}
+        there: dict[str, Path] = {}
+        for path in files_in(folder, {".png"}):
+            if path.stem in there:
+                line = f"{path}: a second prediction of this frame beside {there[path.stem].name}; remove one"
+                problems[place].append(("twice", line))
+            there.setdefault(path.stem, path)
         if names and not there and not empty:
             problems[place].append(("missing", f"{folder}: holds no prediction ({len(names)} PNG files are expected)"))
+        if sequence.reader is not None:
+            try:
+                _ = sequence.reader.meaning  # learnt once, here, for all processes
+            except MaskError as error:
+                problems[place].append(("truth", str(error)))
         frames = tuple(Frame(name, sequence.truths[name], there.get(name)) for name in names)
         ids = _ids(protocol, sequence, problems[place])
-        jobs.append(Job(place, protocol, sequence.form, frames, ids))
+        jobs.append(Job(place, protocol, sequence.form, frames, ids, reader=sequence.reader))
     return jobs if not any(problems.values()) else [replace(job, score=False) for job in jobs]
 
 
@@ -188,7 +199,7 @@ def _ids(protocol: Protocol, sequence: Sequence, problems: list[tuple[str, str]]
     if sequence.enters_later:
         return None
     try:
-        first = read_truth_files(files, sequence.form)
+        first = read_truth_files(files, sequence.form, sequence.reader)
     except DatasetError as error:
         problems.append(("truth", str(error)))
         return None
@@ -336,6 +347,10 @@ def _raise(problems: Problems) -> None:
             lines += found[:SHOWN]
             if len(found) > SHOWN:
                 lines.append(f"... and {len(found) - SHOWN} more like these in the same sequence")
+    if "missing" in kinds:
+        lines.append(
+            "score what is there with --sequences and its names, or count what is missing as empty with --missing empty"
+        )
     if lines:
         total = sum(len(dict.fromkeys(found)) for found in problems.values())
         head = f"nothing was scored: {total} {'file' if total == 1 else 'files'} cannot be used"

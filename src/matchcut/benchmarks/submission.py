@@ -11,8 +11,9 @@ from PIL import Image
 from matchcut.data import Sequence as Video
 from matchcut.errors import DatasetError, VideoError
 from matchcut.files import atomic_path, make_folder
+from matchcut.folders import entries, folders_in
 from matchcut.masks import BACKGROUND, davis_palette
-from matchcut.video.images import UNREADABLE, image_size, natural_key
+from matchcut.video.images import UNREADABLE, image_size
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
 _SHOWN = 50  # problems in a message
@@ -55,8 +56,8 @@ def submission_problems(sequences: Sequence[Video], masks: Path) -> list[str]:
     if not masks.is_dir():
         return [f"{masks}: no such folder"]
     names = {video.name for video in sequences}
-    folders = sorted((one for one in masks.iterdir() if one.is_dir() and one.name[0] != "."), key=natural_key)
-    strays = [f"{one}: no video of the split has this name; remove it" for one in folders if one.name not in names]
+    folders = [one for one in folders_in(masks) if one.name not in names]
+    strays = [f"{one}: no video of the split has this name; remove it" for one in folders]
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
         found = pool.map(lambda video: list(_video_problems(video, masks / video.name)), sequences)
         return [line for lines in found for line in lines] + strays
@@ -76,8 +77,8 @@ def _video_problems(video: Video, folder: Path) -> Iterator[str]:
         yield f"{folder}: missing, with {len(frames)} masks"
         return
     known = {*frames, *video.images}
-    for path in sorted(folder.iterdir(), key=natural_key):
-        if path.name[0] != "." and (path.suffix != ".png" or path.stem not in known or not path.is_file()):
+    for path in entries(folder):
+        if path.suffix != ".png" or path.stem not in known or not path.is_file():
             yield f"{path}: not the mask of a frame of the video, <frame>.png; remove it"
     for frame in frames:
         entered = {

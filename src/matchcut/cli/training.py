@@ -39,12 +39,13 @@ def reproduce(
     weights: Annotated[Path | None, typer.Option(help="A training run's, instead of those shipped.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Of each training.", min=1)] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this row; may be repeated.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the networks: float32, bfloat16 or auto.")] = None,
 ) -> None:
     """Make a table, a figure or a proof of one of the papers."""
     starting()
     from matchcut.reproduce import reproduce as make
 
-    asked = {"root": root, "data": data, "weights": weights, "epochs": epochs, "only": only}
+    asked = {"root": root, "data": data, "weights": weights, "epochs": epochs, "only": only, "precision": precision}
     given: Any = {name: value for name, value in asked.items() if value not in (None, [])}
     for path in make(paper, what, out, seed=seed, say=tell, **given):
         say(f"written   {path}")

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from matchcut.data.listing import VIDEOS
 from matchcut.data.readers import read_dataset
 from matchcut.data.sequence import Sequence, read_file, read_joints
 from matchcut.errors import DatasetError, MatchcutError
+from matchcut.folders import VIDEOS
 from matchcut.masks import LabelMap, object_ids
 from matchcut.video.images import image_size
 from matchcut.video.reader import Video
@@ -92,7 +92,7 @@ def _truth_problems(sequence: Sequence, sizes: dict[str, Size], decode: bool) ->
     for name, files in sequence.truths.items():
         for number, path in enumerate(files, start=1):
             try:
-                labels = read_file(path, sequence.form) if decode else None
+                labels = read_file(path, sequence.form, sequence.reader) if decode else None
                 size = _header_size(path) if labels is None else (labels.shape[0], labels.shape[1])
             except MatchcutError as error:
                 whole = False

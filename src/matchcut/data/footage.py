@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from matchcut.data.listing import VIDEOS
 from matchcut.errors import DatasetError, VideoError
 from matchcut.files import atomic_path, make_folder
-from matchcut.video.images import EXTENSIONS, image_size, natural_key, read_image
+from matchcut.folders import IMAGES, VIDEOS, counts, natural_key
+from matchcut.video.images import image_size, read_image
 from matchcut.video.reader import Video
 
 Frame = NDArray[np.uint8]
@@ -53,9 +53,10 @@ class Footage:
 def find_videos(*roots: Path) -> tuple[list[Footage], list[str]]:
     """All videos below some folders, and what was left out and why.
 
-    Every folder that holds images is a video, and so is every video file; a root may be a video file too. Hidden
-    folders and those of masks (`TRUTH`) are passed over, links are followed, what is reached twice counts once. A video
-    may have a single frame. Images are not opened here, video files are: those that do not open are left out.
+    Every folder that holds images is a video, and so is every video file; a root may be a video file too. What does not
+    count (`folders.counts`) and folders of masks (`TRUTH`) are passed over, links are followed, what is reached twice
+    counts once. A video may have a single frame. Images are not opened here, video files are: those that do not open
+    are left out.
 
     Raises:
         DatasetError: no such folder, or no video in all of them.
@@ -67,7 +68,7 @@ def find_videos(*roots: Path) -> tuple[list[Footage], list[str]]:
             raise DatasetError(f"{root}: no such folder; give one with folders of frames or video files in it")
         base = root if root.is_dir() else root.parent
         for folder, files in _walk(root):
-            images = [path for path in files if path.suffix.lower() in EXTENSIONS]
+            images = [path for path in files if path.suffix.lower() in IMAGES]
             name = (Path(base.resolve().name) / folder.relative_to(base)).as_posix()
             if images:
                 found.append(Footage(name, tuple(images), len(images)))
@@ -98,9 +99,9 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
             folders.clear()
             continue
         been.add(real)
-        kept = [one for one in folders if one[0] != "." and one.lower() not in TRUTH]
+        kept = [one for one in folders if counts(one) and one.lower() not in TRUTH]
         folders[:] = sorted(kept, key=lambda one: natural_key(Path(one)))
-        files = [Path(place, one) for one in names if one[0] != "."]
+        files = [Path(place, one) for one in names if counts(one)]
         yield Path(place), sorted(files, key=natural_key)
 
 

@@ -1,26 +1,26 @@
 """What the readers share: lists of names, folders of images, and pairing files by name or number."""
 
+import codecs
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from matchcut.errors import DatasetError
-from matchcut.video.images import EXTENSIONS, natural_key
-
-SUFFIXES = EXTENSIONS | {".pgm"}
-VIDEOS = frozenset({".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".y4m"})
+from matchcut.folders import IMAGES, files_in, folders_in
 
 
 def read_list(path: Path) -> list[str]:
-    """The lines of a split's list, stripped, empty ones left out.
+    """The lines of a split's list, stripped, empty ones left out; UTF-8, or UTF-16 with a byte order mark.
 
     Raises:
         DatasetError: no such list (the message names those that are there), not a text, or an empty one.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        data = path.read_bytes()
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        lines = data.decode("utf-16" if wide else "utf-8-sig").splitlines()
     except OSError as error:
-        there = sorted(other.stem for other in path.parent.glob(f"*{path.suffix}"))
+        there = [other.stem for other in files_in(path.parent, {path.suffix})]
         known = f"choose one of: {', '.join(there)}" if there else "this folder holds no list; check the root"
         raise DatasetError(f"{path}: cannot be read as the list of a split; {known}") from error
     except UnicodeDecodeError as error:
@@ -32,15 +32,15 @@ def read_list(path: Path) -> list[str]:
 
 
 def folders(path: Path) -> list[Path]:
-    """The folders in a folder, in natural order, without hidden ones.
+    """The folders in a folder that count (`folders.counts`), in natural order.
 
     Raises:
         DatasetError: there is none.
     """
-    found = [one for one in path.iterdir() if one.is_dir() and one.name[0] != "."] if path.is_dir() else []
+    found = folders_in(path)
     if not found:
         raise DatasetError(f"{path}: no sequence is there; check that the root is the folder that was unpacked")
-    return sorted(found, key=natural_key)
+    return found
 
 
 def images_in(folder: Path, problems: list[str]) -> dict[str, Path]:
@@ -48,9 +48,8 @@ def images_in(folder: Path, problems: list[str]) -> dict[str, Path]:
     if not folder.is_dir():
         problems.append(f"{folder}: no such folder; restore it")
         return {}
-    files = [one for one in folder.iterdir() if one.suffix.lower() in SUFFIXES and one.name[0] != "."]
     found: dict[str, Path] = {}
-    for path in sorted(files, key=natural_key):
+    for path in files_in(folder, IMAGES):
         if path.stem in found:
             problems.append(f"{path}: a second file of this frame beside {found[path.stem].name}; remove one")
         found.setdefault(path.stem, path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from matchcut.data.listing import folders, images_in, number_of, pair_numbers, singles
 from matchcut.data.sequence import ObjectInfo, Sequence
 from matchcut.errors import DatasetError
+from matchcut.folders import counts, files_in, folders_in
 
 
 def segtrack_v2(root: Path, split: str) -> list[Sequence]:
@@ -22,7 +23,7 @@ def segtrack_v2(root: Path, split: str) -> list[Sequence]:
     for folder in folders(root / "GroundTruth"):
         problems: list[str] = []
         images = images_in(root / "JPEGImages" / folder.name, problems)
-        inner = [one for one in folder.iterdir() if one.is_dir() and one.name.isdecimal()]
+        inner = [one for one in folders_in(folder) if one.name.isdecimal()]
         places = sorted(inner, key=lambda one: int(one.name)) or [folder]
         masks = [images_in(place, problems) for place in places]
         named = {stem for one in masks for stem in one}
@@ -50,7 +51,7 @@ def fbms(root: Path, split: str) -> list[Sequence]:
         DatasetError: the folder of the split is missing or holds no sequence.
     """
     wanted = {"train": "trainingset", "test": "testset"}.get(split, split)
-    place = next((one for one in root.iterdir() if one.name.lower() == wanted), None) if root.is_dir() else None
+    place = next((one for one in folders_in(root) if one.name.lower() == wanted), None)
     if place is None:
         raise DatasetError(f"{root}: has no folder {wanted.capitalize()}; check that the root is what was unpacked")
     made = []
@@ -71,7 +72,7 @@ def fbms(root: Path, split: str) -> list[Sequence]:
 def _masks(folder: Path, problems: list[str]) -> list[Path]:
     """The masks of a GroundTruth folder, of the one kind that counts there."""
     for suffix in (".ppm", ".pgm", ".png"):
-        if found := sorted(path for path in folder.glob(f"*{suffix}") if "PROB" not in path.name):
+        if found := [path for path in files_in(folder, {suffix}) if "PROB" not in path.name]:
             return found
     problems.append(f"{folder}: holds no mask (ppm, pgm, png); restore them")
     return []
@@ -80,7 +81,9 @@ def _masks(folder: Path, problems: list[str]) -> list[Path]:
 def _defined(folder: Path) -> list[str]:
     """The mask files that a `*Def.dat` names: the lines after `File name:`."""
     names = []
-    for path in folder.glob("*Def.dat"):
+    for path in files_in(folder, {".dat"}):
+        if not path.stem.endswith("Def"):
+            continue
         lines = [line.strip() for line in path.read_text(encoding="latin-1").splitlines()]
         names += [name for key, name in pairwise(lines) if key == "File name:"]
     return names
@@ -127,7 +130,8 @@ def youtube_objects(root: Path, split: str) -> list[Sequence]:
         DatasetError: no sequence.
     """
     base = root / "youtube_masks" if (root / "youtube_masks").is_dir() else root
-    labels = sorted(base.glob("*/data/*/shots/*/labels"))
+    found = base.glob("*/data/*/shots/*/labels")
+    labels = sorted(path for path in found if all(counts(part) for part in path.relative_to(base).parts))
     if not labels:
         raise DatasetError(f"{base}: no <class>/data/<video>/shots/<shot>/labels is there; check the root")
     made = []

@@ -5,6 +5,7 @@ from pathlib import Path
 from matchcut.data.listing import images_in, read_list, singles
 from matchcut.data.sequence import ObjectInfo, Sequence
 from matchcut.errors import DatasetError
+from matchcut.folders import files_in
 
 # Ids 1 to 19 in the order of the benchmark, 0 is background.
 VIP_CLASSES = (  # noqa: SIM905
@@ -49,12 +50,13 @@ def jhmdb(root: Path, split: str) -> list[Sequence]:
         DatasetError: no list, an empty or a malformed one.
     """
     flag, fold = ("2" if split.startswith("test") else "1"), split.lstrip("abcdefghijklmnopqrstuvwxyz") or "1"
-    lists = sorted((root / "splits").glob(f"*_test_split{fold}.txt"))
+    ending = f"_test_split{fold}.txt"
+    lists = [path for path in files_in(root / "splits", {".txt"}) if path.name.endswith(ending)]
     if not lists:
         raise DatasetError(f"{root / 'splits'}: no <class>_test_split{fold}.txt is there; check the root")
     made = []
     for path in lists:
-        group = path.name.removesuffix(f"_test_split{fold}.txt")
+        group = path.name.removesuffix(ending)
         for line in read_list(path):
             parts = line.rsplit(maxsplit=1)
             if len(parts) != 2 or parts[1] not in ("0", "1", "2"):

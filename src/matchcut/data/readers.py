@@ -4,22 +4,22 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from matchcut.data.davis import davis2016, davis2017, davis2017_automatic
-from matchcut.data.listing import VIDEOS, folders, images_in, singles
+from matchcut.data.listing import folders, images_in, singles
 from matchcut.data.motion import fbms, segtrack_v2, visal, youtube_objects
 from matchcut.data.propagation import jhmdb, vip
 from matchcut.data.sequence import Sequence
 from matchcut.data.youtube_vos import youtube_vos
 from matchcut.errors import DatasetError, VideoError
-from matchcut.video.images import natural_key
+from matchcut.folders import IMAGES, VIDEOS, files_in
 from matchcut.video.reader import Video
 
 
 def folder(root: Path, split: str) -> list[Sequence]:
     """A user's own videos: frames in `frames`, `images` or `JPEGImages`, masks in `masks` or `Annotations`.
 
-    Each holds files, and the root is one sequence, or a folder a sequence. Instead of frames there may be one video
+    Each holds pictures, and the root is one sequence, or a folder a sequence. Instead of frames there may be one video
     file in the root. A mask bears the name of its frame (in a video its index in 5 digits); not every frame needs
-    one. Masks are of any form that `masks.read_mask` takes; objects may enter later.
+    one. Masks are of any form that `masks.read_masks` takes; objects may enter later.
 
     Raises:
         DatasetError: no frames, or a video that cannot be opened.
@@ -29,7 +29,7 @@ def folder(root: Path, split: str) -> list[Sequence]:
     problems: list[str] = []
     if place is None:
         images = _video_frames(root)
-    elif any(one.is_file() and one.name[0] != "." for one in place.iterdir()):
+    elif files_in(place, IMAGES):
         images = images_in(place, problems)
     else:
         made = []
@@ -46,9 +46,9 @@ def _own(name: str, images: dict[str, Path], masks: dict[str, Path], problems: l
 
 
 def _video_frames(root: Path) -> dict[str, Path]:
-    found = [one for one in root.iterdir() if one.suffix.lower() in VIDEOS] if root.is_dir() else []
+    found = files_in(root, VIDEOS)
     if len(found) != 1:
-        names = ", ".join(path.name for path in sorted(found, key=natural_key)) or "neither"
+        names = ", ".join(path.name for path in found) or "neither"
         raise DatasetError(f"{root}: expected a folder frames, or one video file, beside masks; there is {names}")
     try:
         with Video(found[0]) as video:

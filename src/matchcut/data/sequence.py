@@ -1,16 +1,18 @@
 """One sequence of a benchmark: its frames, its ground truth, and how that truth is read."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL.Image import Image
 
 from matchcut.errors import DatasetError, MaskError
 from matchcut.manifest import is_plain_name
-from matchcut.masks import LabelMap, object_ids, read_mask
+from matchcut.masks import LabelMap, MaskReader, object_ids, read_mask
+from matchcut.pictures import ValueRange, open_picture, stored_values
 from matchcut.video.images import UNREADABLE
 
 Form = Literal["binary", "grey", "ids", "colours", "mask", "joints"]
@@ -20,7 +22,7 @@ binary: one file; a pixel above 0 is object 1 (255 too: there is no void).
 grey: one file an object, in the order of their ids; a pixel above 127 belongs to it. Later objects lie over earlier.
 ids: one palette or grey file; 0 is background, 255 void, the rest are ids.
 colours: one file of regions, merged: any value above 0 is object 1; in RGB any colour but black and white.
-mask: one file of any form that `masks.read_mask` takes.
+mask: one file of any form that `masks.read_masks` takes, read alike over the sequence.
 joints: a MATLAB file of the whole sequence, for `read_joints`.
 """
 
@@ -68,6 +70,13 @@ class Sequence:
     objects: dict[int, ObjectInfo] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
+    @cached_property
+    def reader(self) -> MaskReader | None:
+        """What reads truths of the form "mask", so that a colour is one object in all of them."""
+        if self.form != "mask":
+            return None
+        return MaskReader([path for files in self.truths.values() for path in files])
+
     def __post_init__(self) -> None:
         """Names come from lists and JSON that somebody else wrote, and files are named after them."""
         listed = (frame for one in self.objects.values() for frame in one.frames)
@@ -90,30 +99,32 @@ def read_truth(sequence: Sequence, frame: str) -> LabelMap:
     if frame not in sequence.truths:
         raise DatasetError(f"{sequence.name}: frame {frame} has no ground truth; choose one of its truths")
     files = sequence.truths[frame]
-    labels = read_file(files[0], sequence.form)
+    labels = read_file(files[0], sequence.form, sequence.reader)
     for number, path in enumerate(files[1:], start=2):
-        mask = read_file(path, sequence.form)
+        mask = read_file(path, sequence.form, sequence.reader)
         if mask.shape != labels.shape:
             raise DatasetError(f"{path}: differs in size from {files[0]}; replace one of them")
         labels[mask > 0] = number
     return labels
 
 
-def read_file(path: Path, form: Form) -> LabelMap:
+def read_file(path: Path, form: Form, reader: MaskReader | None = None) -> LabelMap:
     """One file of a truth, uint8 (H, W), values as `Form` says; a file of "grey" as 0 and 1.
+
+    Args:
+        reader: reads the form "mask" as the other files of the sequence; without it the file stands alone.
 
     Raises:
         DatasetError: missing, damaged, or of the wrong form.
     """
     if form == "mask":
         try:
-            return read_mask(path)
+            return read_mask(path) if reader is None else reader.read(path)
         except MaskError as error:
             raise DatasetError(str(error)) from error
     try:
-        with Image.open(path) as image:
-            image.load()
-            pixels: NDArray[Any] = np.array(image.convert("L") if form == "grey" else image)
+        with open_picture(path) as image:
+            pixels = _pixels(image, form)
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: missing; restore it") from error
     except UNREADABLE as error:
@@ -122,7 +133,7 @@ def read_file(path: Path, form: Form) -> LabelMap:
     if form == "grey":
         return np.asarray(pixels > 127, np.uint8)
     if form == "ids":
-        if pixels.ndim != 2 or pixels.max() > 255:
+        if pixels.ndim != 2 or pixels.max() > 255 or pixels.min() < 0:
             raise DatasetError(f"{path}: not a palette or 8-bit grey image of ids; replace it by the published file")
         return np.asarray(pixels, np.uint8)
     if pixels.ndim == 2:
@@ -132,6 +143,16 @@ def read_file(path: Path, form: Form) -> LabelMap:
     if form == "colours":
         inside &= (colours < 255).any(axis=2)
     return np.asarray(inside, np.uint8)
+
+
+def _pixels(image: Image, form: Form) -> NDArray[Any]:
+    """The values of an open image; of the form "grey" its brightness of 0 to 255, whatever its depth."""
+    if form == "grey":
+        if image.mode[0] != "I":
+            return np.array(image.convert("L"))
+        values = stored_values(image)
+        return ValueRange.of(values).to_8_bits(values)
+    return stored_values(image) if image.mode in ("1", "L", "P") or image.mode[0] == "I" else np.array(image)
 
 
 def read_joints(sequence: Sequence) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from matchcut.errors import MaskError
 from matchcut.masks.decoding import MaskFile, davis_ids, decode, decode_binary, is_binary, refusal
-from matchcut.masks.labels import MAX_OBJECTS, LabelMap
+from matchcut.masks.labels import IGNORE, MAX_OBJECTS, LabelMap
 
 _log = logging.getLogger("matchcut")
 
@@ -43,8 +43,9 @@ def read_masks(paths: Iterable[str | os.PathLike[str]], *, threshold: float | No
     """The mask files of one video or sequence as label maps, each as `read_mask` does, but all with one meaning.
 
     A colour is the same object in all files: those that are not all of the DAVIS palette are numbered by the first
-    file that has them. 255 is an object only where every file is binary. Grey and palette files beside files of other
-    colours than DAVIS's are read by colour too, and refused where they have one that those lack.
+    file that has them. Where one file holds 255 beside other ids, 255 is ignored in all, also in those of 0 and 255
+    only. Grey and palette files beside files of other colours than DAVIS's are read by colour too, and refused where
+    they have one that those lack.
 
     Raises MaskError: as `read_mask`; a file of ids beside files of colours.
     """
@@ -96,13 +97,13 @@ class Meaning:
     Attributes:
         ids: the id of each colour, packed as 0xRRGGBB; empty where all files are grey or hold ids.
         numbered: whether these are other colours than DAVIS's; then files of ids are read by colour too.
-        binary: whether every file holds one object at most, whatever its value.
+        ignored: whether 255 is ignored: some file holds it beside other ids. Else it is object 1, of binary files.
         coloured: a file of colours, for messages.
     """
 
     ids: dict[int, int]
     numbered: bool
-    binary: bool
+    ignored: bool
     coloured: str
 
     @classmethod
@@ -125,7 +126,8 @@ class Meaning:
             raise refusal(named, reason)
         meaning = cls(ids, numbered, False, named)
         if not numbered:
-            meaning = replace(meaning, binary=all(is_binary([*meaning._values(file).values()]) for file in files))
+            values = [set(meaning._values(file).values()) for file in files]
+            meaning = replace(meaning, ignored=any(IGNORE in one and not is_binary(one) for one in values))
         meaning._tell(files)
         return meaning
 
@@ -136,11 +138,11 @@ class Meaning:
         """
         lookup = np.zeros(256, np.uint8)
         for pixel, value in self._values(file).items():
-            lookup[pixel] = min(value, 1) if self.binary else value
+            lookup[pixel] = 1 if value == IGNORE and not self.ignored else value
         return np.asarray(lookup[file.pixels], np.uint8)
 
     def _values(self, file: MaskFile) -> dict[int, int]:
-        """The id of each value of a file's pixels, before those of binary files become 1."""
+        """The id of each value of a file's pixels, before 255 of binary files becomes 1."""
         if not self.numbered and not (file.coloured and self.ids):
             return file.greys
         try:
@@ -153,7 +155,7 @@ class Meaning:
         if objects := {colour: number for colour, number in self.ids.items() if colour}:
             named = ", ".join(f"({c >> 16}, {c >> 8 & 255}, {c & 255}) = {number}" for c, number in objects.items())
             _log.info("%s: colours read as objects: %s", self.coloured, named)
-        white = [] if self.ids or self.binary else [file.path for file in files if file.white]
+        white = [file.path for file in files if file.white and self.ignored]
         if white:
             more = f" (and in {len(white) - 1} more masks)" if len(white) > 1 else ""
             _log.warning(

@@ -11,6 +11,8 @@ How it is fast and still exact: see `matchcut.matching.search`.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from threading import Thread
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from torch import Tensor
 from matchcut.errors import ShapeError
 from matchcut.matching.pairs import pair_scores
 from matchcut.matching.search import Radius, Window, plan, search
+from matchcut.matching.uncompiled import uncompiled
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,14 @@ def join(first: Affinity, second: Affinity, *, top_k: int = 10, temperature: flo
     return Affinity(indices.gather(2, place), weights, scores, first.query_shape, shape)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@cache
+def load_ahead() -> None:
+    """Begin to load, in a thread beside, what `affinity` is compiled of on the CPU: its first call waits less."""
+    one = torch.ones(1, 32, 4, 4)
+    Thread(target=affinity, args=(one, one)).start()
+
+
+@uncompiled
 def _search(
     features: list[Tensor],
     radii: list[Radius],

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from matchcut.errors import ShapeError
 from matchcut.matching.assignment_plain import Settings, relax
+from matchcut.matching.uncompiled import uncompiled
 
 ALGORITHM_1: dict[str, Any] = {
     "steps": 40,
@@ -221,7 +222,7 @@ def hungarian(cost: Tensor, *, objects: Tensor | None = None, proposals: Tensor 
     return match
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def _assign(
     cost: Tensor,
     objects: Tensor | None,
@@ -270,7 +271,7 @@ class _Through(torch.autograd.Function):
         return grads[0], None
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def _without_gradient(cost: Tensor, objects: Tensor | None, proposals: Tensor | None, solve: Any) -> Assignment:
     padded, rows, columns = _pad(cost.detach(), objects, proposals)
     x = solve(padded, rows, columns) if padded.numel() else padded

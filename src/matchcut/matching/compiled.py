@@ -16,6 +16,8 @@ import torch
 from numba import types
 from numba.extending import intrinsic
 
+from matchcut.matching.threads import limit_threads
+
 _LOCK = threading.Lock()
 
 
@@ -26,7 +28,7 @@ def as_many_threads_as_torch() -> Iterator[None]:
     with _LOCK:
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
         if torch.get_num_threads() != threads:  # Numba sets up the OpenMP that torch uses too, once
-            torch.set_num_threads(threads)
+            limit_threads(threads)
         yield
 
 

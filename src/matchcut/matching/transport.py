@@ -14,6 +14,7 @@ from torch import Tensor
 
 from matchcut.errors import ShapeError
 from matchcut.matching.transport_solver import carry, potentials
+from matchcut.matching.uncompiled import uncompiled
 
 EPSILON = 0.03
 """Carries masks between frames of real video best (docs/transport.md)."""
@@ -235,7 +236,7 @@ def _check_features(query: Tensor, reference: Tensor) -> None:
     check_finite("reference", reference)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def check_finite(name: str, tensor: Tensor) -> None:
     """Raise a ShapeError that names a tensor with NaN or infinite entries."""
     # The sum tells cheaply; where it overflows, each number is looked at.
@@ -243,7 +244,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
         raise ShapeError(f"{name}: expected finite values, got {int((~torch.isfinite(tensor)).sum())} that are not")
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def _mass(name: str, mass: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:
     """(B, cells), checked, and divided by its sum so that both sides have the same to the last bit; or uniform."""
     dtype = torch.promote_types(like.dtype, torch.float32)

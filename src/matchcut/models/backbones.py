@@ -1,20 +1,25 @@
-"""Any timm backbone as a dense feature extractor at a chosen stage and stride."""
+"""Any timm backbone as a dense feature extractor at a chosen stage and stride.
+
+timm is loaded with the first backbone of its own: it takes two seconds, and the default backbone needs it not.
+"""
 
 import difflib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
-import timm.models
 import torch
 import torch.nn.functional as F
-from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from matchcut.errors import ModelError
+from matchcut.errors import ModelError, unreadable
+from matchcut.models.efficientnet_lite import Conv2dSame, EfficientNetLite0
 from matchcut.models.pretrained import FORMS, GIVE_A_FILE, where_from
+
+OWN = "tf_efficientnet_lite0"
+"""The one backbone that is not made by timm, but as timm makes it."""
 
 
 class Backbone(nn.Module):
@@ -89,6 +94,13 @@ class Backbone(nn.Module):
 
 
 def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> Any:
+    if name == OWN and not (pretrained and weights is None):
+        own = EfficientNetLite0(stride)
+        if weights is not None:
+            _load(own, name, weights)
+        return own
+    import timm
+
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3) or difflib.get_close_matches(
             name.split(".")[0], timm.list_models(), n=3
@@ -119,39 +131,42 @@ def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> An
             f"{name}: it cannot be used at stride {stride} on frames of any size {error}".strip()
         ) from error
     except Exception as error:  # whatever the download met
-        raise ModelError(
-            f"{name}: its weights could not be downloaded ({_first_line(error)}); {GIVE_A_FILE}"
-        ) from error
+        raise ModelError(f"{name}: its weights could not be downloaded ({unreadable(error)}); {GIVE_A_FILE}") from error
     if weights is not None:
         _load(net, name, weights)
     return net
 
 
 def _is_vit(name: str) -> bool:
+    if name == OWN:
+        return False
+    import timm
+
     module = timm.model_entrypoint(name.split(".")[0]).__module__
     return module.rsplit(".", 1)[-1] in ("vision_transformer", "eva", "beit", "deit")
 
 
 def _load(net: nn.Module, name: str, weights: str) -> None:
     """Load timm's weights of a model from a file: all that the network has, and nothing else but a classifier."""
+    import timm.models
+
     if not Path(weights).is_file():
         raise ModelError(f"{name}: {weights} is no file of weights (there is no such file)")
     try:
-        stored = timm.models.load_state_dict(weights, use_ema=False)
+        with warnings.catch_warnings(action="ignore"):  # of odd pickles, which are refused all the same
+            stored = timm.models.load_state_dict(weights, use_ema=False, weights_only=True)
     except Exception as error:  # whatever the file made its reader raise
-        raise ModelError(f"{name}: {weights} is no file of weights; expected {FORMS}, of tensors alone") from error
+        raise ModelError(
+            f"{name}: {weights} is no file of weights ({unreadable(error)}); expected {FORMS}, of tensors alone"
+        ) from error
     own = net.state_dict()
-    missing = [key for key in own if key not in stored or stored[key].shape != own[key].shape]
+    missing = [key for key in own if getattr(stored.get(key), "shape", None) != own[key].shape]
     heads = ("fc.", "head.", "classifier.", "head_dist.", "conv_head.", "bn2.", "fc_norm.")
-    strangers = [key for key in stored if key not in own and not key.startswith(heads)]
+    strangers = [key for key in stored if key not in own and not str(key).startswith(heads)]
     if missing or strangers:
         what = f"lacks {len(missing)} of {len(own)}, as {missing[0]}" if missing else f"also holds {strangers[0]}"
         raise ModelError(f"{name}: {weights} does not hold its weights: it {what}")
     net.load_state_dict({key: stored[key] for key in own})
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 class _Relu6(nn.Module):
@@ -167,7 +182,7 @@ class _Relu6(nn.Module):
 
 
 class _SameDepthwise(nn.Module):
-    """timm's `Conv2dSame`, depthwise at stride 2, for inference: without a padded copy of its input, which takes longer
+    """A `Conv2dSame`, depthwise at stride 2, for inference: without a padded copy of its input, which takes longer
     than the convolution.
 
     Of an even size, "same" pads one more after than before. So does a kernel that begins with zeros.

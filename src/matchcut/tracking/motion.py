@@ -9,6 +9,7 @@ import numpy as np
 
 from matchcut.errors import VideoError
 from matchcut.files import make_folder
+from matchcut.folders import files_in
 from matchcut.tracking.tracker import Frame
 from matchcut.video.flow import (
     FILES,
@@ -66,8 +67,7 @@ class FlowSource:
         self.files: dict[str, Path] = {}
         self.missing: list[str] = []
         if folder is not None:
-            there = sorted(folder.iterdir()) if folder.is_dir() else []
-            self.files = {path.stem: path for path in there if path.suffix.lower() in FILES}
+            self.files = {path.stem: path for path in files_in(folder, FILES)}
             if not self.files:
                 raise VideoError(f"{folder}: holds no optical flow; expected <frame name>{', '.join(FILES)}")
         if cache is not None:

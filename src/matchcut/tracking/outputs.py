@@ -62,7 +62,7 @@ class Outputs:
         coco: bool = False,
         source: "Video | None" = None,
     ) -> None:
-        self.folder, self.size, self.cutout = folder, size, cutout
+        self.folder, self.size, self.cutout, self.source = folder, size, cutout, source
         how: Any = {"frame_rate": frame_rate, "source": source}
         self.overlay = VideoWriter(folder / "overlay.mp4", **how) if overlay else None
         self.mov = VideoWriter(folder / "cutout.mov", alpha=True, **how) if cutout == "mov" else None
@@ -111,7 +111,8 @@ class Outputs:
     def _add_coco(self, coco: dict[str, list[dict[str, Any]]], name: str, labels: LabelMap) -> None:
         height, width = labels.shape
         image = len(coco["images"]) + 1
-        coco["images"].append({"id": image, "file_name": name, "height": height, "width": width})
+        file_name = name if self.source is None else self.source.file_name(image - 1)  # frames come in order
+        coco["images"].append({"id": image, "file_name": file_name, "height": height, "width": width})
         ids = object_ids(labels)
         tight = boxes(labels, ids)
         for one, rle in encode_rle(labels, ids).items():

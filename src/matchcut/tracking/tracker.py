@@ -20,6 +20,7 @@ from torch import Tensor
 
 from matchcut.errors import MaskError, PromptError, VideoError
 from matchcut.masks import LabelMap, check_mask, object_ids, one_hot
+from matchcut.matching.threads import limit_threads
 from matchcut.models.base import GuidedModel, MemoryPolicy, Reference
 from matchcut.models.contract import (
     check_finite,
@@ -128,14 +129,16 @@ class Tracker:
         resumed = load_checkpoint(checkpoint, fingerprint, timeline) if checkpoint is not None else {}
         timeline.write_annotations()
         total, done = len(timeline.stale()), 0
-        beside = Lock()
-        for chain, first, last in timeline.stretches():
-            memory = self._recall(timeline, chain, first, resumed)
-            if memory is None:
-                first, memory = chain.frames()[0], _Memory()
-            with ThreadPoolExecutor(1) as writer:
-                writing = None
-                for frame, image, show in self._run(timeline, chain, memory, first, last, beside):
+        beside, writing = Lock(), None
+        with (
+            side_by_side(self.device, self.side_by_side) as (apart, threads),
+            ThreadPoolExecutor(1, initializer=limit_threads, initargs=(threads,)) as writer,
+        ):
+            for chain, first, last in timeline.stretches():
+                memory = self._recall(timeline, chain, first, resumed)
+                if memory is None:
+                    first, memory = chain.frames()[0], _Memory()
+                for frame, image, show in self._run(timeline, chain, memory, first, last, beside, apart):
                     kept = memory.references[Use(frame, False)].values if memory.carry is None else None
                     started = perf_counter()
                     if writing is not None:
@@ -261,10 +264,15 @@ class Tracker:
                     check_remembered(self.model, kept, soft.shape[1])
 
     def _run(
-        self, timeline: Timeline, chain: Chain, memory: _Memory, first: int, last: int, beside: Lock
+        self, timeline: Timeline, chain: Chain, memory: _Memory, first: int, last: int, beside: Lock, apart: bool
     ) -> Iterator[tuple[int, Frame, Show]]:
-        """Go through a chain from `first` to `last`; earlier frames must be in the memory. `beside` is held by what
-        computes while a frame is matched: more than one at a time would take the processor from the match."""
+        """Go through a chain from `first` to `last`; earlier frames must be in the memory.
+
+        Args:
+            beside: held by what computes while a frame is matched: more than one at a time would take the processor
+                from the match.
+            apart: encode the next frame while one is matched.
+        """
         ids, annotated = timeline.shown(chain), timeline.sources(chain)
         # Before the reader's thread starts: a video serves one thread at a time.
         for use in reference_frames(first, chain, annotated, self.policy):
@@ -274,7 +282,8 @@ class Tracker:
         known = [(timeline.video[one], timeline.labels(one), timeline.objects(one)) for one in given]
         memory.pixels = self._learn(memory, known, ids)
         frames = islice(timeline.video.frames(first, chain.step), abs(last - first) + 1)
-        with prefetch(frames, self._resize) as read, side_by_side(self.device, self.side_by_side) as apart:
+        begin = partial(limit_threads, torch.get_num_threads())
+        with prefetch(frames, self._resize) as read:
 
             def encoded() -> Iterator[tuple[int, tuple[Any, Frame]]]:
                 started = perf_counter()
@@ -285,7 +294,7 @@ class Tracker:
                     yield index, (features, frame)
                     started = perf_counter()
 
-            with prefetch(encoded(), _same, ahead=1) if apart else nullcontext(encoded()) as source:
+            with prefetch(encoded(), _same, 1, begin) if apart else nullcontext(encoded()) as source:
                 for index, (features, frame) in source:
                     show = self._match(features, memory, index, chain, annotated)
                     yield index, frame, show if apart else partial(_same, show())

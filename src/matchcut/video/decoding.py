@@ -80,11 +80,10 @@ def orientation_of(frame: Any) -> tuple[int, bool]:
 
 
 def to_rgb(frame: Any, orientation: tuple[int, bool], reformatter: VideoReformatter) -> Frame:
-    """A decoded frame as (H, W, 3) uint8 RGB, upright. Alpha and the sample aspect ratio are ignored."""
-    image = reformatter.reformat(frame, format="rgb24").to_ndarray().astype(np.uint8, copy=False)
+    """A decoded frame as (H, W, 3) uint8 RGB, upright, to keep. Alpha and the sample aspect ratio are ignored."""
+    converted = reformatter.reformat(frame, format="rgb24")
+    image = converted.to_ndarray().astype(np.uint8, copy=converted is frame)  # the decoder's own may be used again
     turns, mirrored = orientation
-    if turns == 0 and not mirrored:
-        return image
     return np.ascontiguousarray(np.rot90(image[:, ::-1] if mirrored else image, turns))
 
 

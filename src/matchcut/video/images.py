@@ -14,14 +14,12 @@ import numpy as np
 from PIL import Image
 
 from matchcut.errors import MatchcutError, VideoError
-from matchcut.folders import IMAGES, counts, files_in
-from matchcut.folders import natural_key as natural_key
+from matchcut.folders import IMAGES, counts, files_in, natural_key
 from matchcut.pictures import ValueRange, is_deep, open_picture, stored_values
 from matchcut.video.sources import missing
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]
 
-EXTENSIONS = IMAGES
 FRAME_RATE = Fraction(24)  # what DAVIS and most tools take for frames without one
 UNREADABLE = (  # what Pillow raises, all told
     *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, struct.error),
@@ -108,11 +106,11 @@ def folder_images(folder: Path) -> list[Path]:
         VideoError: there is none, or the folder cannot be listed.
     """
     try:
-        found = files_in(folder, EXTENSIONS)
+        found = files_in(folder, IMAGES)
     except MatchcutError as error:
         raise VideoError(str(error)) from error
     if not found:
-        kinds = " ".join(sorted(extension[1:] for extension in EXTENSIONS))
+        kinds = " ".join(sorted(extension[1:] for extension in IMAGES))
         raise VideoError(f"{folder}: no images in this folder ({kinds}); give a folder of frames or a video file")
     return found
 
@@ -123,15 +121,11 @@ def glob_images(pattern: str) -> list[Path]:
     Raises:
         VideoError: there is none.
     """
-    images = [path for path in map(Path, glob.glob(pattern, recursive=True)) if is_image(path)]  # noqa: PTH207
+    found = map(Path, glob.glob(pattern, recursive=True))  # noqa: PTH207
+    images = [one for one in found if one.suffix.lower() in IMAGES and counts(one.name) and not one.is_dir()]
     if not images:
         raise VideoError(f"{pattern}: matches no image; put the pattern in quotes and check the folder")
     return sorted(images, key=natural_key)
-
-
-def is_image(path: Path) -> bool:
-    """Whether a path counts as a frame by its name, and is no folder."""
-    return path.suffix.lower() in EXTENSIONS and counts(path.name) and not path.is_dir()
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -30,8 +30,10 @@ class Video:
     then those of the selection.
 
     A frame is uint8 RGB (H, W, 3), turned as the file's rotation or EXIF asks; the sample aspect ratio is ignored,
-    alpha dropped, more than 8 bits cut to 8. Random access is exact, with B-frames and variable frame rates too.
-    Standard input, cameras and network streams are not `seekable`: they have no length and are iterated once.
+    alpha dropped. More than 8 bits become 8: in a video by its own depth, in image files by the highest bit that the
+    clip uses, by one scale for all (12 bits in 16 come as 12). Random access is exact, with B-frames and variable frame
+    rates too. Standard input, cameras and network streams are not `seekable`: they have no length and are iterated
+    once.
 
     A file that holds fewer frames than its container states, or that stops decoding, raises TruncatedVideoError: at
     once where the container shows it and a selected frame is missing, else when the missing frame is read. With
@@ -192,6 +194,13 @@ class Video:
             VideoError: a stream, whose length is not known.
         """
         return [self.frame_name(index) for index in range(len(self))]
+
+    def file_name(self, index: int) -> str:
+        """The name of the image file that is frame `index`; of a frame that is no file of its own, its `frame_name`."""
+        from matchcut.video.images import ImageFrames
+
+        frames = self._frames
+        return frames.file(self._selection[index]).name if isinstance(frames, ImageFrames) else self.frame_name(index)
 
     def close(self) -> None:
         """Close the files it holds open; frames of a file can still be asked for and open it again."""

@@ -167,25 +167,38 @@ class _Encoded:
         layout = LAYOUTS.get(source.channels, "stereo")
         self.source, self.target = source, container.add_stream(name, rate=rate, layout=layout)
         self.target.codec_context.format = form
-        chain = [
+        self.steps = [
             ("atrim", {"start": f"{float(start):.6f}", "duration": f"{float(length):.6f}"}),
             ("asetpts", {"expr": f"PTS-{float(start):.6f}/TB"}),
             ("aresample", {"async": "1"}),  # fills gaps
             ("aformat", {"sample_fmts": form, "sample_rates": str(rate), "channel_layouts": layout}),
             ("abuffersink", {}),
         ]
-        self.graph = av.filter.Graph()
-        begin = self.graph.add_abuffer(template=source)
-        self.graph.link_nodes(begin, *(self.graph.add(kind, **given) for kind, given in chain)).configure()
+        self.graph: Any = None
+        self.taken: tuple[Any, ...] = ()
 
     def of(self, packet: Any) -> Iterator[Any]:
         for frame in self.source.decode(packet):
+            form = (frame.sample_rate, frame.format.name, frame.layout.name, frame.time_base)
+            if form != self.taken:  # at the beginning, and where a broadcast changes it
+                yield from self._flushed()
+                self.taken, self.graph = form, self._graph(*form)
             self.graph.push(frame)
             yield from self._encoded()
         if packet is None:
+            yield from self._flushed()
+            yield from self.target.encode(None)
+
+    def _graph(self, rate: int, form: str, layout: str, time_base: Fraction) -> Any:
+        graph = av.filter.Graph()
+        begin = graph.add_abuffer(sample_rate=rate, format=form, layout=layout, time_base=time_base)
+        graph.link_nodes(begin, *(graph.add(kind, **given) for kind, given in self.steps)).configure()
+        return graph
+
+    def _flushed(self) -> Iterator[Any]:
+        if self.graph is not None:
             self.graph.push(None)
             yield from self._encoded()
-            yield from self.target.encode(None)
 
     def _encoded(self) -> Iterator[Any]:
         while True:

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from matchcut.errors import VideoError
+from matchcut.folders import IMAGES
 from matchcut.video.arrays import ArrayFrames
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]
@@ -92,7 +93,7 @@ def open_frames(source: str | list[Path] | ArrayFrames, allow_truncated: bool) -
     """
     if isinstance(source, ArrayFrames):
         return "frames", source
-    from matchcut.video.images import folder_images, glob_images, is_image
+    from matchcut.video.images import folder_images, glob_images
 
     if isinstance(source, list):
         return source[0].resolve().parent.name or "frames", open_images(source)
@@ -107,7 +108,7 @@ def open_frames(source: str | list[Path] | ArrayFrames, allow_truncated: bool) -
     if stat.S_ISDIR(mode):
         return path.resolve().name or "frames", open_images(folder_images(path))
     _readable(path)
-    if is_image(path):
+    if path.suffix.lower() in IMAGES:
         return path.stem, open_images([path])
     from matchcut.video.container import FileFrames
 

@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from matchcut.errors import ModelError
+from matchcut.errors import ModelError, unreadable
+from matchcut.matching.affinity import load_ahead
 from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.label_propagation import PRESETS, LabelPropagation
 from matchcut.models.mask_vos import MaskVOS
@@ -72,6 +73,8 @@ def load_model(
     if preset is not None and preset not in PRESETS:
         raise ModelError(_unknown("preset", preset, PRESETS))
     spec = MODELS[name]
+    if spec.prompted:
+        load_ahead()
     if not isinstance(spec, PropagationModel):
         if any(one is not None for one in (preset, backbone, stages, stride)):
             raise ModelError(f"{name}: preset, backbone, stages and stride come with its weights; leave them out")
@@ -204,8 +207,9 @@ def _read_trained(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise ValueError("what it says of its network is no table")
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118  (no dict)
     except (OSError, SafetensorError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path}: cannot be read as weights ({reason}); give a run's weights.safetensors") from error
+        raise ModelError(
+            f"{path}: cannot be read as weights ({unreadable(error)}); give a run's weights.safetensors"
+        ) from error
 
 
 @cache

@@ -18,7 +18,7 @@ from pycocotools import mask as coco
 from matchcut import masks
 from matchcut.errors import MaskError, OutputError, ShapeError
 
-DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 HINT = "give --threshold 0.5 to binarise it"
 
 quick = settings(max_examples=40)
