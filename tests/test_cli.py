@@ -22,6 +22,7 @@ from PIL import Image
 
 from matchcut import cli, files
 from matchcut.cli import shared as cli_shared
+from matchcut.manifest import MANIFEST
 from matchcut.masks import davis_palette, decode_rle, read_mask, write_mask
 from matchcut.video.reader import Video
 
@@ -111,12 +112,13 @@ def refused(result, *words, bar=False):
 
 
 def tree(folder):
-    """Every file below a folder, by its path."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Every file below a folder, by its path, but for the list of them."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
 
 
 FIVE_DIGITS = [f"{index:05d}.png" for index in range(COUNT)]
@@ -478,7 +480,11 @@ def test_what_is_newly_asked_of_a_finished_run_is_made(track, inputs, tmp_path):
     before = tree(tmp_path / "out")
     assert track(*words, "--resume", "--overlay", "--coco").code == 0
     after = tree(tmp_path / "out")
-    assert set(after) - set(before) == {"overlay.mp4", "coco.json"} and before.items() <= after.items()
+    assert set(after) - set(before) == {"overlay.mp4", "coco.json"}
+    record, earlier = (json.loads(one.pop("timeline.json")) for one in (after, before))
+    assert before.items() <= after.items()
+    assert record["files"] == sorted([*earlier.pop("files"), "overlay.mp4", "coco.json"])
+    assert earlier == {key: value for key, value in record.items() if key != "files"}
     assert json.loads(after["coco.json"])["annotations"]
 
 
@@ -734,7 +740,7 @@ def test_a_folder_without_write_permission(track, inputs, tmp_path):
 def test_no_space_left_while_masks_are_written(track, inputs, tmp_path):
     """The system call that makes a file fails after a while."""
     words = (inputs / "walk.mkv", "--mask", inputs / "first.png", "-o", tmp_path / "out")
-    make, left = files.tempfile.mkstemp, [6]
+    make, left = files._new_file, [6]
 
     def full(*args, **options):
         left[0] -= 1
@@ -743,7 +749,7 @@ def test_no_space_left_while_masks_are_written(track, inputs, tmp_path):
         return make(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files.tempfile, "mkstemp", full)
+        patch.setattr(files, "_new_file", full)
         result = track(*words)
     assert result.code == 2 and "Traceback" not in result.err
     assert result.err.splitlines()[-1].startswith("matchcut: no space left on the device while writing ")

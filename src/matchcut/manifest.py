@@ -4,7 +4,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PureWindowsPath
@@ -49,7 +49,7 @@ class Manifest:
             OutputError: a file of the user's has that name.
         """
         if os.path.lexists(file) and not self.owns(file):
-            raise OutputError(_in_the_way(file))
+            raise OutputError(in_the_way(file))
         self._append({"file": self.name(file), "hash": None if content is None else _hash(content)})
 
     def entries(self, only: str = "") -> dict[str, set[str | None]]:
@@ -81,6 +81,22 @@ class Manifest:
             return False
         return None in hashes or file.stat().st_size == 0 or _hash(file) in hashes
 
+    def ruined(self, files: Iterable[Path], readable: Callable[[Path], bool]) -> list[Path]:
+        """Which of some files runs wrote, and are no longer as they were written, nor can be read.
+
+        Args:
+            readable: whether a file can be; what was changed and can be read is the user's.
+        """
+        entries = self.entries()
+        noted = [one for one in files if self.name(one) in entries and one.is_file()]
+        changed = [one for one in noted if not {None, _hash(one)} & entries[self.name(one)]]
+        return [one for one in changed if not readable(one)]
+
+    def matching(self, patterns: Iterable[str]) -> list[str]:
+        """The paths of files that runs wrote, those that fit one of some patterns."""
+        patterns = list(patterns)
+        return [name for name in self.entries() if any(fnmatchcase(name, one) for one in patterns)]
+
     def remove(self, patterns: Iterable[str] = ("*",)) -> None:
         """Remove the files that runs wrote, of the paths that fit one of some patterns, and the folders that this
         leaves empty.
@@ -88,11 +104,11 @@ class Manifest:
         Raises:
             OutputError: one of them was changed since, and nothing was removed; or one cannot be removed.
         """
-        entries, patterns = self.entries(), list(patterns)
-        chosen = [name for name in entries if any(fnmatchcase(name, one) for one in patterns) and self.is_there(name)]
+        entries = self.entries()
+        chosen = [name for name in self.matching(patterns) if self.is_there(name)]
         for name in chosen:
             if not self.owns(self.folder / name, entries):
-                raise OutputError(_in_the_way(self.folder / name))
+                raise OutputError(in_the_way(self.folder / name))
         try:
             for name in chosen:
                 (self.folder / name).unlink()
@@ -182,6 +198,7 @@ def run_folder(
     inputs: Iterable[Path] = (),
     overwrite: bool = False,
     resume: bool = False,
+    goes_on: bool = True,
     ruined: Iterable[Path] = (),
 ) -> Iterator[Manifest]:
     """The folder of a run, made if it is not there; what is written into it meanwhile is noted.
@@ -192,6 +209,7 @@ def run_folder(
         inputs: files and folders that are read.
         overwrite: remove what earlier runs wrote, and nothing else.
         resume: go on with what is there.
+        goes_on: whether `resume` can be advised.
         ruined: damaged files of an earlier run, which are removed.
 
     Raises:
@@ -199,7 +217,7 @@ def run_folder(
             output lies on an input; or a file of the user's is where one would be written, or removed. Nothing was
             changed then.
     """
-    manifest, new = check_folder(folder, kind, overwrite=overwrite, resume=resume), not folder.exists()
+    manifest, new = check_folder(folder, kind, overwrite=overwrite, resume=resume, goes_on=goes_on), not folder.exists()
     entries = manifest.entries()
     broken = {one for one in ruined if manifest.name(one) in entries}
     outputs = [folder / name for name in names]
@@ -208,7 +226,7 @@ def run_folder(
     check_apart(outputs, inputs)
     for one in outputs:
         if os.path.lexists(one) and one not in broken and not manifest.owns(one, entries):
-            raise OutputError(_in_the_way(one))
+            raise OutputError(in_the_way(one))
     make_folder(folder)
     manifest.remove_unfinished()
     if overwrite and not resume:
@@ -230,7 +248,9 @@ def run_folder(
             flush(place)
 
 
-def check_folder(folder: Path, kind: str, *, overwrite: bool = False, resume: bool = False) -> Manifest:
+def check_folder(
+    folder: Path, kind: str, *, overwrite: bool = False, resume: bool = False, goes_on: bool = True
+) -> Manifest:
     """The list of a folder that a run may be written to, which may not be there yet; see `run_folder`.
 
     Raises:
@@ -245,9 +265,8 @@ def check_folder(folder: Path, kind: str, *, overwrite: bool = False, resume: bo
     except OSError as error:
         raise output_error(folder, error) from error
     if held and not resume and not overwrite:
-        raise OutputError(
-            f"{folder} is not empty (it holds {held[0]}): --overwrite replaces an earlier run, --resume goes on with it"
-        )
+        advice = "--overwrite replaces an earlier run" + ", --resume goes on with it" * goes_on
+        raise OutputError(f"{folder} is not empty (it holds {held[0]}): {advice}")
     if (other := manifest.kind()) not in (None, kind):
         raise OutputError(f"{folder} holds {other}: give another folder with -o")
     return manifest
@@ -300,7 +319,8 @@ def _identity(path: Path) -> tuple[int, int]:
     return state.st_dev, state.st_ino
 
 
-def _in_the_way(path: Path) -> str:
+def in_the_way(path: Path) -> str:
+    """What is said of a file of the user's that stands where one would be written or removed."""
     return (
         f"{path}: is in the way, and no run is known to have written it as it is (yours, changed since, or of an older "
         "version): move it, or give another folder with -o"

@@ -199,7 +199,7 @@ def run(
         first, frames = _first_frame(video)
         annotations = annotations_of(video, mask, boxes, threshold=threshold, image=first)
         there = [one.stem for place in ("masks", "cutout") for one in (folder / place).glob("[0-9]*.png")]
-        with run_folder(folder, KIND, _names(there, outputs), inputs=reads, overwrite=overwrite):
+        with run_folder(folder, KIND, _names(there, outputs), inputs=reads, overwrite=overwrite, goes_on=False):
             return _run_stream(video, frames, annotations, tracker, folder, outputs, dict(about or {}), passes)
     annotations = annotations_of(video, mask, boxes, frame=frame, threshold=threshold)
     timeline = Timeline(video, folder / "masks", correctable=False)

@@ -13,11 +13,12 @@ from typing import Any
 
 from matchcut.api.passes import STARTING, Passes
 from matchcut.errors import OutputError
+from matchcut.manifest import Manifest
 from matchcut.models.mask_vos import MaskVOS
 from matchcut.models.transport_net import TransportNet
 from matchcut.tracking.automatic import Segmenter
 from matchcut.tracking.interrupted import check_interrupted
-from matchcut.tracking.outputs import CHECKPOINT, LOG, RECORD, write_record
+from matchcut.tracking.outputs import CHECKPOINT, LOG, RECORD, can_be_read, write_record
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
 from matchcut.weights.specs import MODELS, WEIGHTS, model_name
@@ -154,7 +155,7 @@ def earlier_run(folder: Path, timeline: Timeline, fingerprint: str) -> EarlierRu
         check_interrupted(folder / CHECKPOINT, folder / LOG, fingerprint)
     places = [folder / "masks" / f"{name}.png" for name in timeline.video.names()]
     gone = [path for path in places if not path.exists()] if record is not None else []
-    return EarlierRun(record, tuple(timeline.ruined()), tuple(gone))
+    return EarlierRun(record, tuple(Manifest(folder).ruined(places, can_be_read)), tuple(gone))
 
 
 def sure_of(record: Mapping[str, Any]) -> dict[str, dict[int, float]]:

@@ -32,13 +32,17 @@ def score(
     reference_fault: Annotated[
         bool, typer.Option("--reference-fault", help="Decay as the reference code has it beyond 256 frames.")
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report in -o.")] = False,
 ) -> None:
     """Score anyone's masks by a benchmark's official protocol."""
     if missing not in ("error", "empty"):
         raise PromptError(f'--missing {missing}: expected "error" or "empty"')
     starting()
+    from matchcut.benchmarks.report import check_report_folder
     from matchcut.benchmarks.score import score as run_score
 
+    if out is not None:
+        check_report_folder(out, overwrite=overwrite, compare=compare)
     wanted: Any = {"split": split, "missing": missing, "processes": processes, "reference_fault": reference_fault}
     result = run_score(benchmark, root, masks, sequences=_names(sequences, more), **wanted)
     if compare is None:
@@ -106,12 +110,14 @@ def evaluate(
         result = api.evaluate(benchmark, root, out, **what, **chosen, **how, say=tell)
     say(f"masks     {out / 'masks'}")
     if submission:
-        from matchcut.benchmarks.run import SUBMISSION
+        from matchcut.benchmarks.report import SUBMISSION
         from matchcut.benchmarks.submission import write_submission
         from matchcut.data import read_dataset
+        from matchcut.manifest import noted_in
 
         found = read_dataset(protocol.dataset, root, split or protocol.split, names)
-        write_submission(found, out / "masks", out / SUBMISSION)
+        with noted_in(out):
+            write_submission(found, out / "masks", out / SUBMISSION)
         say(f"zip       {out / SUBMISSION}")
     if result is None:
         say("not scored: the truth is not public; the benchmark's server scores the masks")

@@ -80,7 +80,7 @@ class Sequence:
     def __post_init__(self) -> None:
         """Names come from lists and JSON that somebody else wrote, and files are named after them."""
         listed = (frame for one in self.objects.values() for frame in one.frames)
-        for name in (self.name, *self.images, *self.truths, *listed):
+        for name in (self.name or "one", *self.images, *self.truths, *listed):  # none where there is but one
             if not is_plain_name(name):
                 raise DatasetError(
                     f"{name!r}: not the name of a sequence or frame, which is that of a file in a folder; mend the "

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from matchcut.files import atomic_path, make_folder
 from matchcut.manifest import Manifest
 from matchcut.masks import LabelMap, boxes, encode_rle, object_ids
+from matchcut.video.images import UNREADABLE
 from matchcut.video.overlay import cutout, draw_overlay
 from matchcut.video.writer import VideoWriter, write_png
 
@@ -33,6 +35,19 @@ def read_of(video: "Video") -> list[Path]:
     if Path(video.source).is_file():
         return video.files
     return [*video.files, *dict.fromkeys(file.parent for file in video.files)]
+
+
+def can_be_read(path: Path) -> bool:
+    """Whether an image or a JSON file is whole."""
+    try:
+        if path.suffix == ".json":
+            json.loads(path.read_bytes())
+        else:
+            with Image.open(path) as image:
+                image.load()
+    except UNREADABLE:
+        return False
+    return True
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

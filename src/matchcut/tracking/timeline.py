@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from matchcut.errors import MaskError
 from matchcut.files import make_folder
 from matchcut.manifest import check_apart, run_folder
 from matchcut.masks import LabelMap, check_mask, decode_png, encode_png, object_ids, write_mask
@@ -280,20 +279,6 @@ class Timeline:
         """Whether the mask of a frame is a file that is there, or is kept in memory."""
         path = self._path(frame)
         return path is None or path.exists()
-
-    def ruined(self) -> list[Path]:
-        """Files that have the names of masks, and are none of the size of the frames: what is damaged."""
-        found = []
-        for frame in range(self.length):
-            path = self._path(frame)
-            if path is not None and path.exists():
-                try:
-                    whole = decode_png(path.read_bytes()).shape == tuple(self.size)
-                except (MaskError, OSError):
-                    whole = False
-                if not whole:
-                    found.append(path)
-        return found
 
     def _put(self, frame: int, labels: LabelMap) -> None:
         path = self._path(frame)
