@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -123,6 +124,13 @@ def test_what_cannot_be_tracked_is_said(frames, tmp_path):
         ((frames, tmp_path / "no.png"), {}, MaskError, "No such file"),
         ((frames, labels[:9].copy()), {}, MaskError, "96x9 but the frames are 96x64"),
         ((frames, labels * 0), {}, MaskError, "no object"),
+        ((frames, {0: labels[:9]}), {}, MaskError, "the mask for frame 0: the mask is 96x9"),
+        ((frames, labels / 7), {}, MaskError, "the mask: expected a label map"),
+        ((frames, {"g0": labels}), {}, PromptError, "no frame is named 'g0'; they are named f0 to f7"),
+        ((frames, {0: labels, "f0": labels}), {}, PromptError, "frame 0 has two masks"),
+        ((frames,), {"boxes": (1, 2, 3)}, PromptError, "boxes: expected .left, top, right, bottom."),
+        ((3, labels), {}, VideoError, "a video of type int"),
+        ((np.zeros((2, 64, 96, 3)), labels), {}, VideoError, "frame 0: expected RGB .H, W, 3., uint8, got an array"),
         ((frames,), {"boxes": [(0, 0, 97, 9)]}, PromptError, "reaches outside"),
         ((frames, labels), {"model": "label-propagatoin"}, ModelError, "did you mean label-propagation"),
         ((frames, labels), {"preset": "dyno"}, ModelError, "did you mean dino"),
@@ -136,6 +144,65 @@ def test_what_cannot_be_tracked_is_said(frames, tmp_path):
 def test_no_annotation_at_all_is_said(frames):
     with pytest.raises(MatchcutError):
         track(frames, {})
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda files, stack: [str(one) for one in files],
+        lambda files, stack: files,
+        lambda files, stack: stack,
+        lambda files, stack: list(stack),
+        lambda files, stack: torch.from_numpy(stack),
+        lambda files, stack: torch.from_numpy(stack).permute(0, 3, 1, 2),
+        lambda files, stack: [Image.fromarray(one) for one in stack],
+    ],
+    ids=["names", "paths", "array", "arrays", "tensor", "tensor, channels first", "PIL"],
+)
+def test_frames_in_every_form_give_the_same_masks(frames, form):
+    files = sorted(frames.iterdir())[:2]
+    stack = np.stack([picture(index)[0] for index in range(2)])
+    expected = list(track(matchcut.Video(frames, end=2), picture(0)[1]))
+    for one, other in zip(track(form(files, stack), picture(0)[1]), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_masks_by_the_names_of_frames(frames, tmp_path):
+    write_mask(tmp_path / "five.png", picture(5)[1])
+    masks = {"f0": torch.from_numpy(picture(0)[1]), np.int64(3): picture(3)[1] > 0, "f5.png": tmp_path / "five.png"}
+    given = annotations_of(matchcut.Video(frames), masks)
+    assert list(given) == [0, 3, 5]
+    for index in (0, 5):
+        np.testing.assert_array_equal(given[index], picture(index)[1])
+    np.testing.assert_array_equal(given[3], picture(3)[1] > 0)
+
+
+def test_settings_that_make_no_sense_are_said(frames):
+    labels, guided, automatic = (
+        picture(0)[1],
+        matchcut.load_model("label-propagation"),
+        matchcut.load_model("transport-net"),
+    )
+    for options, message in (
+        ({"model": object()}, "object is not a guided model"),
+        ({"model": guided, "preset": "crw"}, "preset: of a model that is loaded by its name"),
+        ({"model": guided, "preset": "no-such"}, "preset: of a model that is loaded by its name"),
+        ({"model": automatic}, "TransportNet needs no prompt"),
+        ({"model": "transport-net"}, "TransportNet needs no prompt"),
+        ({"model": "mask-vos", "preset": "crw"}, "mask-vos: preset, .* come with its weights"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            track(frames, labels, **options)
+    for options, kind, message in (
+        ({"model": guided}, ModelError, "LabelPropagation carries masks that are given"),
+        ({"after": "tracks"}, PromptError, "after: expected 'track', 'objects' or None, got 'tracks'"),
+    ):
+        with pytest.raises(kind, match=message):
+            matchcut.segment(frames, device="cpu", **options)
+
+
+def test_one_box_needs_no_list(frames):
+    assert track(frames, boxes=(4, 6, 26, 28)).objects() == [1]
 
 
 def test_boxes_may_be_an_array(frames):

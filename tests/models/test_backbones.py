@@ -2,6 +2,9 @@
 
 import os
 import pickle
+import socket
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
 
 import pytest
 import timm
@@ -11,6 +14,7 @@ from torch import nn
 
 from matchcut.errors import ModelError
 from matchcut.models.backbones import Backbone, _SameDepthwise, fold_batch_norms
+from matchcut.models.pretrained import answers
 
 FAMILIES = {
     "resnet18": 8,
@@ -260,3 +264,52 @@ def test_a_stride_it_cannot_have_is_refused():
         Backbone("resnet18", stride=5)
     with pytest.raises(ModelError, match="swin_tiny_patch4_window7_224: it cannot be used at stride 8"):
         Backbone("swin_tiny_patch4_window7_224")
+
+
+# --- no network
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The hub's address and the folder of what was downloaded from it, the first a server that answers nothing."""
+    from huggingface_hub import constants
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    for name, value in (("ENDPOINT", address), ("HF_HUB_CACHE", str(tmp_path))):
+        monkeypatch.setattr(constants, name, value)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return address, tmp_path
+
+
+def test_weights_that_cannot_be_downloaded_are_said_at_once(hub):
+    with pytest.raises(
+        ModelError, match=rf"^resnet18: .*{hub[0]} does not answer.*--weights FILE.*\.safetensors.*\.pth"
+    ):
+        Backbone("resnet18", pretrained=True)
+
+
+def test_weights_that_an_earlier_download_left_are_taken_without_a_network(hub):
+    net = timm.create_model("resnet18", pretrained=False)
+    folder = hub[1] / "models--timm--resnet18.a1_in1k"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    save_file(net.state_dict(), folder / "snapshots" / "abc" / "model.safetensors")
+    found = Backbone("resnet18", pretrained=True).net.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in net.state_dict().items() if not key.startswith("fc."))
+
+
+def test_a_server_that_refuses_answers():
+    class Refusing(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_error(403)
+
+        def log_message(self, *words):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        assert answers(f"http://127.0.0.1:{server.server_port}")

@@ -294,6 +294,27 @@ def test_models_of_the_other_kind_are_refused():
         Segmenter(Saturation(), size=8)
 
 
+@pytest.mark.parametrize(
+    "segment, said",
+    [
+        (None, r"Mine is not an automatic model: expected a method segment\(image, flow\), got none"),
+        (lambda self, image: image, r"Mine.segment: expected to be called as segment\(image, flow\), got: "),
+        (
+            lambda self, image, flow: image,
+            r"Mine.segment: expected the probability \(1, 1, h, w\).*got a tensor of shape",
+        ),
+        (lambda self, image, flow: None, "got None"),
+        (lambda self, image, flow: 9 * flow[:, :1] + 1, r"in \[0, 1\], got .* to 10 \(of logits"),
+        (lambda self, image, flow: flow[:, :1] * torch.nan, "got nan to nan"),
+    ],
+)
+def test_a_model_that_does_not_keep_the_contract_is_said(tmp_path, segment, said):
+    walk(tmp_path / "v", 2)
+    mine = type("Mine", (), {"segment": segment, "size": 96, "multiple": 32})()
+    with pytest.raises(ModelError, match=said):
+        Segmenter(mine, device="cpu").fill(Timeline(Video(tmp_path / "v")))
+
+
 def test_confidence_is_the_overlap_with_the_mask():
     assert confidence_of(np.zeros((4, 4), np.float32)) == 0
     sharp = np.zeros((4, 4), np.float32)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import timm
@@ -21,7 +22,7 @@ from matchcut.training.flips import mean_over_flips
 from matchcut.video.reader import Video
 from matchcut.weights import store
 from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS, PropagationModel
-from matchcut.weights.store import list_models, load_model, packaged_backbone, packaged_file
+from matchcut.weights.store import list_models, load_model, model_of, packaged_backbone, packaged_file
 
 SPEC = WEIGHTS["efficientnet-lite0-imagenet"]
 
@@ -369,3 +370,34 @@ def test_trained_weights_that_do_not_fit_are_refused(trained, tmp_path):
             load_model("mask-vos", weights=str(tmp_path / name))
     with pytest.raises(ModelError, match="preset, backbone, stages and stride come with its weights"):
         load_model("mask-vos", weights=write(), preset="crw")
+
+
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        ({"name": 3}, "model: expected a name, got 3"),
+        ({"name": ""}, "unknown model ''"),
+        ({"preset": 5}, "preset: expected a name, got 5"),
+        ({"backbone": Path("resnet18")}, "backbone: expected a name"),
+        ({"stride": 0}, "stride: expected a whole number of pixels from 1, got 0"),
+        ({"stride": "8"}, "stride: expected a whole number"),
+        ({"stages": "3"}, "stages: expected whole numbers, as .1, 2, 3., got '3'"),
+        ({"stages": (1.5,)}, "stages: expected whole numbers"),
+        ({"weights": 3}, "weights: expected the path of a file, got int"),
+        ({"backbone": "resnet18.none"}, "unknown backbone 'resnet18.none': timm has its weights a1_in1k"),
+        ({"name": "mask-vos", "stride": 8}, "mask-vos: .* come with its weights"),
+    ],
+)
+def test_what_load_model_cannot_take_is_said(asked, said):
+    with pytest.raises(ModelError, match=said):
+        load_model(**asked)
+
+
+def test_what_is_said_of_a_model_by_name_is_refused_of_one_that_is_loaded():
+    class Mine:
+        pass
+
+    mine = Mine()
+    assert model_of(mine, preset=None) is mine
+    with pytest.raises(ModelError, match=r"^preset and weights: of a model that is loaded by its name; Mine is one"):
+        model_of(mine, preset="crw", weights="file", backbone=None)

@@ -35,15 +35,13 @@ def score(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report in -o.")] = False,
 ) -> None:
     """Score anyone's masks by a benchmark's official protocol."""
+    if missing not in ("error", "empty"):
+        raise PromptError(f'--missing {missing}: expected "error" or "empty"')
+    starting()
     from matchcut.benchmarks.report import check_report_folder
 
     if out is not None:
         check_report_folder(out, overwrite=overwrite, compare=compare)
-    if missing not in ("error", "empty"):
-        raise PromptError(f'--missing {missing}: expected "error" or "empty"')
-    starting()
-    from matchcut.benchmarks.score import score as run_score
-
     wanted: Any = {"split": split, "missing": missing, "processes": processes, "reference_fault": reference_fault}
     result = run_score(benchmark, root, masks, sequences=_names(sequences, more), **wanted)
     if compare is None:

@@ -70,6 +70,13 @@ class Sequence:
     objects: dict[int, ObjectInfo] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
+    @cached_property
+    def reader(self) -> MaskReader | None:
+        """What reads truths of the form "mask", so that a colour is one object in all of them."""
+        if self.form != "mask":
+            return None
+        return MaskReader([path for files in self.truths.values() for path in files])
+
     def __post_init__(self) -> None:
         """Names come from lists and JSON that somebody else wrote, and files are named after them."""
         listed = (frame for one in self.objects.values() for frame in one.frames)
@@ -79,13 +86,6 @@ class Sequence:
                     f"{name!r}: not the name of a sequence or frame, which is that of a file in a folder; mend the "
                     "list or JSON that holds it"
                 )
-
-    @cached_property
-    def reader(self) -> MaskReader | None:
-        """What reads truths of the form "mask", so that a colour is one object in all of them."""
-        if self.form != "mask":
-            return None
-        return MaskReader([path for files in self.truths.values() for path in files])
 
 
 def read_truth(sequence: Sequence, frame: str) -> LabelMap:

@@ -156,9 +156,8 @@ def _load(net: nn.Module, name: str, weights: str) -> None:
         with warnings.catch_warnings(action="ignore"):  # of odd pickles, which are refused all the same
             stored = timm.models.load_state_dict(weights, use_ema=False, weights_only=True)
     except Exception as error:  # whatever the file made its reader raise
-        why = unreadable(error)
         raise ModelError(
-            f"{name}: {weights} is no file of weights ({why}); expected {FORMS}, of tensors alone"
+            f"{name}: {weights} is no file of weights ({unreadable(error)}); expected {FORMS}, of tensors alone"
         ) from error
     own = net.state_dict()
     missing = [key for key in own if getattr(stored.get(key), "shape", None) != own[key].shape]

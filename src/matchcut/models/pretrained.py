@@ -1,4 +1,7 @@
-"""Weights that timm would download: said at once where there is no network, since timm tries for a minute."""
+"""Weights that timm would download: said at once where there is no network, since timm tries for a minute.
+
+timm and the hub's library are loaded where they are used, as in `matchcut.models.backbones`.
+"""
 
 import ssl
 import urllib.error
@@ -9,8 +12,6 @@ from matchcut.errors import ModelError
 
 SECONDS = 5.0
 """That the hub is given to answer."""
-FILES = ("model.safetensors", "pytorch_model.bin")
-"""What timm looks for on the hub, in this order."""
 FORMS = "timm's, as .safetensors or as a state dict in .pth or .bin"
 GIVE_A_FILE = f"give a file of them with --weights FILE (weights=FILE in Python): {FORMS}"
 
@@ -26,12 +27,15 @@ def where_from(name: str) -> dict[str, Any]:
     from huggingface_hub import constants, try_to_load_from_cache
 
     config = timm.get_pretrained_cfg(name)
-    if config is None or not config.hf_hub_id or config.file or answers(constants.ENDPOINT):
+    if config is None or not config.hf_hub_id or config.file:
         return {}
-    for file in (config.hf_hub_filename,) if config.hf_hub_filename else FILES:
-        found = try_to_load_from_cache(config.hf_hub_id, file)
-        if isinstance(found, str):
-            return {"pretrained_cfg_overlay": {"file": found}}
+    if not constants.HF_HUB_OFFLINE and answers(constants.ENDPOINT):
+        return {}
+    repository, _, revision = config.hf_hub_id.partition("@")
+    file = config.hf_hub_filename or "model.safetensors"
+    found = try_to_load_from_cache(repository, file, revision=revision or None)
+    if isinstance(found, str) and found.endswith(".safetensors"):  # others timm may unpickle
+        return {"pretrained_cfg_overlay": {"file": found}}
     raise ModelError(
         f"{name}: its weights are not on this machine, and {constants.ENDPOINT} does not answer; {GIVE_A_FILE}"
     )
@@ -39,10 +43,6 @@ def where_from(name: str) -> dict[str, Any]:
 
 def answers(address: str) -> bool:
     """Whether a server answers, through the proxy where one is set: with anything, also that it does not know us."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
     try:
         urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=SECONDS).close()
     except urllib.error.HTTPError:

@@ -54,7 +54,7 @@ class Raft:
         except Exception as error:  # whatever the download or the file met
             if weights is not None:
                 what = f"is no file of its weights ({unreadable(error)}); expected torchvision's state dict, as .pth"
-                raise ModelError(f"{name}: {weights} {what if weights.is_file() else 'is not there'}") from error
+                raise ModelError(f"{name}: {weights} {what}") from error
             raise ModelError(
                 f"{name}: its weights could not be downloaded from {published.url} ({unreadable(error)}); give a file "
                 "of them with --flow-weights"

@@ -207,8 +207,9 @@ def _read_trained(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise ValueError("what it says of its network is no table")
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118  (no dict)
     except (OSError, SafetensorError, ValueError) as error:
-        why = unreadable(error)
-        raise ModelError(f"{path}: cannot be read as weights ({why}); give a run's weights.safetensors") from error
+        raise ModelError(
+            f"{path}: cannot be read as weights ({unreadable(error)}); give a run's weights.safetensors"
+        ) from error
 
 
 @cache
