@@ -60,7 +60,7 @@ def read_truth_files(files: tuple[Path, ...], form: Form) -> LabelMap:
                 return pixels if form == "binary" or mode != "1" else np.minimum(pixels, 1)
         except (*UNREADABLE, zlib.error, struct.error):
             pass  # the reader below says what is wrong
-    return read_truth(Sequence("", {}, {"": files}, form), "")
+    return read_truth(Sequence("one", {}, {"one": files}, form), "one")
 
 
 def _load(path: Path) -> tuple[str, npt.NDArray[Any]]:
