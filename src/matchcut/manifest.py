@@ -50,7 +50,9 @@ class Manifest:
         """
         if os.path.lexists(file) and not self.owns(file):
             raise OutputError(in_the_way(file))
-        self._append({"file": self.name(file), "hash": None if content is None else _hash(content)})
+        what = None if content is None else _hash(content)
+        if what is not None or None not in self.entries(self.name(file)).get(self.name(file), ()):
+            self._append({"file": self.name(file), "hash": what})
 
     def adopt(self, file: Path) -> None:
         """Write down a file that something else has just made for the run, whatever it will be.
