@@ -955,7 +955,7 @@ def test_train_writes_weights_that_track_uses(run, inputs, tmp_path, precision):
     result = run(*words)
     weights = tmp_path / "run" / "weights.safetensors"
     assert result.code == 0 and "1 epochs of 1 steps" in result.out and f"weights   {weights}" in result.out
-    refused(run(*words), "holds a run already", "--resume")
+    refused(run(*words), "is not empty", "--overwrite", "--resume")
     assert run(*words, "--resume").code == 0
     asked = ("--mask", inputs / "first.png", "-o", tmp_path / "out", "--model", "mask-vos", *FAST)
     assert run("track", inputs / "walk.mkv", *asked, "--weights", weights, "--precision", precision).code == 0

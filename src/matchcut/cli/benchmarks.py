@@ -39,6 +39,7 @@ def score(
         raise PromptError(f'--missing {missing}: expected "error" or "empty"')
     starting()
     from matchcut.benchmarks.report import check_report_folder
+    from matchcut.benchmarks.score import score as run_score
 
     if out is not None:
         check_report_folder(out, overwrite=overwrite, compare=compare)
