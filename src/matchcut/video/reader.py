@@ -31,8 +31,8 @@ class Video:
 
     A frame is uint8 RGB (H, W, 3), turned as the file's rotation or EXIF asks; the sample aspect ratio is ignored,
     alpha dropped. More than 8 bits become 8: in a video by its own depth, in image files by the highest bit that the
-    clip uses, by one scale for all (12 bits in 16 come as 12). Random access is exact, with B-frames and variable frame rates too.
-    Standard input, cameras and network streams are not `seekable`: they have no length and are iterated once.
+    clip uses, by one scale for all (12 bits in 16 come as 12). Random access is exact, with B-frames and variable frame
+    rates too. Standard input, cameras and network streams are not `seekable`: they have no length and are iterated once.
 
     A file that holds fewer frames than its container states, or that stops decoding, raises TruncatedVideoError: at
     once where the container shows it and a selected frame is missing, else when the missing frame is read. With
