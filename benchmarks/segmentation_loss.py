@@ -24,7 +24,7 @@ import torch
 
 from common import DATA, cost, machine, table
 from matchcut.training.checkpoint import load_weights
-from matchcut.training.config import read_config
+from matchcut.training.config import TrainConfig, read_config
 from matchcut.training.mask_vos import MaskVOSObjective
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mask_vos_paper.toml"
@@ -36,12 +36,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, help="of the same form, trained by correspondence alone")
     parser.add_argument("--steps", type=int, default=9, help="2 or more; the first is not counted")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="another, as of fewer or smaller clips")
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="the recipe's where it is not given")
     parser.add_argument("--data", type=Path, default=DATA / "davis2016-train-256p")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = read_config(RECIPE)
+    config = read_config(options.recipe)
+    config = replace(config, precision=options.precision or config.precision)
     with tempfile.TemporaryDirectory() as folder:
         objective = MaskVOSObjective(config, [options.data], Path(folder), print)
         if options.weights:
@@ -52,7 +55,7 @@ def main() -> None:
         whole = objective.samples.videos
         for name, most in (("of these videos", None), (f"of videos of {PAPERS} frames", PAPERS)):
             objective.samples.videos = [replace(one, total=min(one.total, most or one.total)) for one in whole]
-            with torch.autocast("cpu", torch.bfloat16):  # as `train` does
+            with autocast(config):
                 clustering[name] = cost(lambda: objective.start_epoch(first, print)) / len(whole)
         objective.samples.videos = whole
         objective.network.train()
@@ -62,7 +65,7 @@ def main() -> None:
             batch = {name: torch.from_numpy(np.stack([one[name] for one in drawn])) for name in drawn[0]}
             for epoch, seconds in spent.items():
                 np.random.seed(step)
-                seconds.append(cost(lambda: step_of(objective, batch, epoch)))  # noqa: B023
+                seconds.append(cost(lambda: step_of(objective, batch, epoch, config)))  # noqa: B023
     alone, both = (float(np.mean(seconds[1:])) for seconds in spent.values())
     late = 1 - first / config.epochs
     rows = [
@@ -77,9 +80,14 @@ def main() -> None:
     print(f"\n{machine('timm')}\n\n{table(['', 'seconds a step', 'by L_Corr alone'], rows)}")
 
 
-def step_of(objective: MaskVOSObjective, batch: dict[str, torch.Tensor], epoch: int) -> None:
+def autocast(config: TrainConfig) -> torch.autocast:
+    """The precision in which `train` computes."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
+def step_of(objective: MaskVOSObjective, batch: dict[str, torch.Tensor], epoch: int, config: TrainConfig) -> None:
     """Forward and backward, as `train` does."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(config):
         loss, _ = objective.loss(batch, epoch)
     loss.backward()
     objective.network.zero_grad()

@@ -22,3 +22,10 @@ def data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real data: {path} is absent")
     return path
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def precision(request: pytest.FixtureRequest) -> str:
+    """Both, whatever this processor is built for: of all that runs a network."""
+    name: str = request.param
+    return name

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from PIL import Image
 
 from matchcut import cli, files
 from matchcut.cli import shared as cli_shared
+from matchcut.manifest import MANIFEST
 from matchcut.masks import davis_palette, decode_rle, read_mask, write_mask
 from matchcut.video.reader import Video
 
@@ -110,12 +112,13 @@ def refused(result, *words, bar=False):
 
 
 def tree(folder):
-    """Every file below a folder, by its path."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Every file below a folder, by its path, but for the list of them."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != MANIFEST)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
 
 
 FIVE_DIGITS = [f"{index:05d}.png" for index in range(COUNT)]
@@ -134,8 +137,9 @@ def assert_follows(folder, ids=(1, 2), stems=FIVE_DIGITS, least=0.35):
 # --- what it writes
 
 
-def test_a_mask_file(track, inputs, tmp_path):
-    result = track(inputs / "walk.mkv", "--mask", inputs / "first.png", "-o", tmp_path / "out")
+def test_a_mask_file(track, inputs, tmp_path, precision):
+    words = (inputs / "walk.mkv", "--mask", inputs / "first.png", "-o", tmp_path / "out")
+    result = track(*words, "--precision", precision)
     assert result.code == 0 and "Traceback" not in result.err
     assert f"{COUNT} frames in" in result.out and "frames a second" in result.out
     assert str(tmp_path / "out" / "masks") in result.out and str(tmp_path / "out" / "timeline.json") in result.out
@@ -153,7 +157,7 @@ def test_a_mask_file(track, inputs, tmp_path):
         and len(record["weights_sha256"]) == 64
     )
     assert record["working_size"] == 48 and record["device"] == "cpu"
-    assert record["precision"] in ("float32", "bfloat16")
+    assert record["precision"] == precision
     assert record["annotations"] == [{"frame": 0, "name": "00000", "objects": [1, 2]}]
     assert {"python", "matchcut", "torch", "timm", "av", "numpy"} <= set(record["versions"])
     assert list(record["confidence"]) == [name[:5] for name in FIVE_DIGITS]
@@ -265,6 +269,49 @@ def test_several_inputs_have_a_folder_each(track, inputs, tmp_path):
     assert result.out.count("frames in") == 3
 
 
+def test_several_inputs_with_a_box_each(track, inputs, tmp_path):
+    film(tmp_path / "short.mkv", 3)
+    boxes = ("--box", "4,6,26,28", "--box", "66,36,88,58")
+    assert track(inputs / "walk.mkv", tmp_path / "short.mkv", *boxes, "--end", "3", "-o", tmp_path / "out").code == 0
+    for name, number in (("walk", 1), ("short", 2)):
+        found = read_mask(tmp_path / "out" / name / "masks" / "00000.png")
+        assert set(np.unique(found)) == {0, 1}
+        a, b = found > 0, picture(0)[1] == number
+        assert (a & b).sum() / (a | b).sum() > 0.5
+    refused(
+        track(inputs / "walk.mkv", tmp_path / "short.mkv", *boxes, *boxes[:2], "-o", tmp_path / "other"),
+        "--box was given 3 times for 2 inputs: give one, or one each",
+    )
+
+
+def test_the_closing_lines_name_the_passes_and_the_frame_to_correct(track, inputs, tmp_path):
+    words = ("--mask", inputs / "first.png", "--start", "0", "--end", "6", "--overlay")
+    result = track(inputs / "walk.mkv", *words, "-o", tmp_path / "out")
+    assert result.code == 0
+    record = json.loads((tmp_path / "out" / "timeline.json").read_text())
+    passes = record["seconds_a_pass"]
+    assert list(passes) == ["starting", "tracking", "writing overlay"] and min(passes.values()) >= 0
+    assert sum(passes.values()) == pytest.approx(record["seconds"], abs=0.01)
+    lines = result.out.splitlines()
+    assert lines[0].startswith("6 frames in ") and all(
+        f"{name} {spent:.1f} s" in lines[0] for name, spent in passes.items()
+    )
+    assert "walk: tracking" in result.err and "walk: writing overlay" in result.err
+    weakest = record["most_needs_correction"]
+    said = "\n".join(lines[-3:])
+    assert f"frame {weakest} is the least sure" in said and f"FOLDER/{weakest}.png" in said and "00000.png" in said
+    # What is typed after it does what it says.
+    (tmp_path / "given").mkdir()
+    shutil.copy(tmp_path / "out" / "masks" / "00000.png", tmp_path / "given")
+    write_mask(tmp_path / "given" / f"{weakest}.png", picture(int(weakest))[1])
+    typed = [word.replace("FOLDER", str(tmp_path / "given")) for word in shlex.split(lines[-1])]
+    assert typed[:2] == ["matchcut", "track"]
+    again = track(*typed[2:])
+    assert again.code == 0 and f"{tmp_path / 'given'}/" in again.out.splitlines()[-2]
+    corrected = json.loads((tmp_path / "out-corrected" / "timeline.json").read_text())
+    assert corrected["frames"] == 6 and [one["name"] for one in corrected["annotations"]] == ["00000", weakest]
+
+
 def test_several_inputs_with_a_mask_each(track, inputs, tmp_path):
     film(tmp_path / "short.mkv", 3)
     one = np.where(picture(0)[1] == 2, 2, 0).astype(np.uint8)
@@ -332,11 +379,12 @@ def comparable(folder):
     return held, {key: value for key, value in record.items() if key not in measured}
 
 
-@pytest.mark.parametrize("at", [0, 89])
-def test_a_killed_run_goes_on_to_the_very_same_files(track, tmp_path, at):
+@pytest.mark.parametrize(("at", "precision"), [(0, "float32"), (89, "bfloat16")])
+def test_a_killed_run_goes_on_to_the_very_same_files(track, tmp_path, at, precision):
     film(tmp_path / "long.mkv", 90)
     write_mask(tmp_path / "mask.png", picture(at)[1])
-    words = (tmp_path / "long.mkv", "--mask", tmp_path / "mask.png", "--frame", at, "--coco", "-o")
+    prompt = ("--mask", tmp_path / "mask.png", "--frame", at)
+    words = (tmp_path / "long.mkv", *prompt, "--coco", "--precision", precision, "-o")
     killed = command(*words, tmp_path / "killed", cli=[str(Path(__file__).with_name("slow_cli.py"))])
     with subprocess.Popen(killed, stderr=subprocess.DEVNULL) as process:
         until(35, tmp_path / "killed" / "masks", process)
@@ -432,7 +480,11 @@ def test_what_is_newly_asked_of_a_finished_run_is_made(track, inputs, tmp_path):
     before = tree(tmp_path / "out")
     assert track(*words, "--resume", "--overlay", "--coco").code == 0
     after = tree(tmp_path / "out")
-    assert set(after) - set(before) == {"overlay.mp4", "coco.json"} and before.items() <= after.items()
+    assert set(after) - set(before) == {"overlay.mp4", "coco.json"}
+    record, earlier = (json.loads(one.pop("timeline.json")) for one in (after, before))
+    assert before.items() <= after.items()
+    assert record["files"] == sorted([*earlier.pop("files"), "overlay.mp4", "coco.json"])
+    assert earlier == {key: value for key, value in record.items() if key != "files"}
     assert json.loads(after["coco.json"])["annotations"]
 
 
@@ -551,6 +603,23 @@ WRONG = {
     "unknown backbone": ((CLIP, *MASK, "--backbone", "resnet5O"), ("resnet5O", "resnet50")),
     "unknown device": ((CLIP, *MASK, "--device", "toaster"), ("device 'toaster' cannot be used here",)),
     "unknown precision": ((CLIP, *MASK, "--precision", "half"), ("unknown precision 'half'", "bfloat16")),
+    "empty model": ((CLIP, *MASK, "--model", ""), ("an empty word after --model", "variable of the shell")),
+    "empty mask": ((CLIP, "--mask", ""), ("an empty word after --mask",)),
+    "empty input": (("", *MASK), ("an empty word after track",)),
+    "empty value": ((CLIP, "--mask="), ("nothing after --mask=",)),
+    "huge size": ((CLIP, *MASK, "--size", "1000000000"), ("size: expected", "got 1000000000")),
+    "two ways": ((CLIP, *MASK, "--overwrite", "--resume"), ("--overwrite and --resume contradict each other",)),
+    "no model of this kind": ((CLIP, *MASK, "--model", "transport-net"), ("TransportNet needs no prompt",)),
+    "no weights": (
+        (CLIP, *MASK, "--weights", f"{BAD}/text.mp4"),
+        ("text.mp4: cannot be read as weights", "safetensors"),
+    ),
+    "no weights of a backbone": (
+        (CLIP, *MASK, "--backbone", "resnet18", "--weights", f"{BAD}/text.mp4"),
+        ("text.mp4 is no file of weights", ".safetensors", ".pth"),
+    ),
+    "unknown tag": ((CLIP, *MASK, "--backbone", "resnet18.none"), ("unknown backbone 'resnet18.none'", "a1_in1k")),
+    "folder as weights": ((CLIP, *MASK, "--weights", f"{BAD}/nothing"), ("nothing: is a folder",)),
     "unknown cut-out": ((CLIP, *MASK, "--cutout", "gif"), ("--cutout gif", "png", "mov")),
 }
 
@@ -679,7 +748,7 @@ def test_a_folder_without_write_permission(track, inputs, tmp_path):
 def test_no_space_left_while_masks_are_written(track, inputs, tmp_path):
     """The system call that makes a file fails after a while."""
     words = (inputs / "walk.mkv", "--mask", inputs / "first.png", "-o", tmp_path / "out")
-    make, left = files.tempfile.mkstemp, [6]
+    make, left = files._new_file, [6]
 
     def full(*args, **options):
         left[0] -= 1
@@ -688,7 +757,7 @@ def test_no_space_left_while_masks_are_written(track, inputs, tmp_path):
         return make(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files.tempfile, "mkstemp", full)
+        patch.setattr(files, "_new_file", full)
         result = track(*words)
     assert result.code == 2 and "Traceback" not in result.err
     assert result.err.splitlines()[-1].startswith("matchcut: no space left on the device while writing ")
@@ -732,6 +801,86 @@ def test_a_disk_that_runs_full_at_a_checkpoint(inputs, tmp_path):
     done = on_a_small_disk(disk, 26 * page, *words)  # room for the masks 0 to 25, and the checkpoint comes behind them
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert done.stderr.splitlines()[-1].startswith("matchcut: no space left on the device while writing ")
+
+
+# --- terminals
+
+
+def environment(**more):
+    return {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", **more}
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_any_path_can_be_said_in_any_encoding(inputs, tmp_path, encoding):
+    out = tmp_path / "视频" / "出"
+    out.parent.mkdir()
+    shutil.copy(inputs / "walk.mkv", out.parent / "剪辑.mkv")
+    words = command(out.parent / "剪辑.mkv", "--mask", inputs / "first.png", "-o", out, "--end", "2")
+    done = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        env=environment(PYTHONIOENCODING=encoding),
+        encoding=encoding,
+        check=False,
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "\\u51fa" in done.stdout and "\\u526a\\u8f91: tracking" in done.stderr
+    assert names(out / "masks") == FIVE_DIGITS[:2]
+
+
+def test_a_name_of_any_bytes_can_be_said(run, tmp_path):
+    result = run("track", os.fsdecode(bytes(tmp_path / "\udcff.mp4")), "--mask", "none.png", "-o", tmp_path / "out")
+    refused(result, r"\udcff.mp4: no such file")
+
+
+@pytest.mark.parametrize("words", [("models",), ("track", "--help")])
+@pytest.mark.parametrize("closed", ["reader gone", "no output", "nothing open"])
+def test_output_that_nobody_reads_is_no_error(words, closed):
+    shell = {"reader gone": '"$@" | head -c 1; exit ${PIPESTATUS[0]}', "no output": '"$@" >&-'}
+    script = shell.get(closed, '"$@" >&- 2>&- <&-')
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", sys.executable, "-m", "matchcut.cli", *words],
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stderr == b""
+
+
+def test_a_run_goes_on_when_nobody_reads_its_lines(inputs, tmp_path):
+    film(tmp_path / "short.mkv", 2)
+    words = command(inputs / "walk.mkv", tmp_path / "short.mkv", "--mask", inputs / "first.png", "-o", tmp_path / "out")
+    with subprocess.Popen([*words, "--end", "2"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        process.stdout.close()
+    assert process.returncode == 0
+    assert [names(tmp_path / "out" / name / "masks") for name in ("short", "walk")] == [FIVE_DIGITS[:2]] * 2
+
+
+def test_output_that_cannot_be_written_is_one_line():
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "matchcut.cli", "models"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2 and done.stderr.startswith("matchcut: standard output cannot be written to (")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_who_watches_is_told_that_it_starts(inputs, tmp_path):
+    """Before the libraries are loaded, and an error follows on a line of its own."""
+    words = command(tmp_path / "no.mkv", "--mask", inputs / "first.png", "-o", tmp_path / "out")
+    ours, theirs = os.openpty()
+    done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=theirs, check=False)
+    os.close(theirs)
+    said = os.read(ours, 4096).decode().splitlines()
+    os.close(ours)
+    assert done.returncode == 2
+    assert said[0] == "matchcut: starting" and said[1].startswith("matchcut: ") and "no.mkv: no such file" in said[1]
 
 
 # --- usage
@@ -780,6 +929,14 @@ def test_reproduce_lists_what_there_is(run, tmp_path, words):
     assert not (tmp_path / "out").exists()
 
 
+def test_reproduce_says_what_has_no_precision_and_which_there_are(run, tmp_path):
+    words = ("reproduce", "dmm-net", "figure-5", "-o", tmp_path / "out", "--precision", "float32")
+    refused(run(*words), "takes no --precision")
+    words = ("reproduce", "mask-vos", "figure-s5", "-o", tmp_path / "out", "--root", tmp_path, "--precision", "half")
+    refused(run(*words), "unknown precision 'half'")
+    assert not (tmp_path / "out").exists()
+
+
 def test_reproduce_writes_a_picture_and_a_table(run, tmp_path):
     result = run("reproduce", "transport-net", "sinkhorn", "-o", tmp_path / "out")
     assert result.code == 0 and names(tmp_path / "out") == ["sinkhorn.csv", "sinkhorn.png"]
@@ -800,8 +957,8 @@ settings = { start = "scratch", long_term = 0, pasted = 1.0 }
 """
 
 
-def test_train_writes_weights_that_track_uses(run, inputs, tmp_path):
-    (tmp_path / "recipe.toml").write_text(RECIPE)
+def test_train_writes_weights_that_track_uses(run, inputs, tmp_path, precision):
+    (tmp_path / "recipe.toml").write_text(RECIPE + f'precision = "{precision}"\n')
     words = ("train", tmp_path / "recipe.toml", "--data", inputs / "frames", "-o", tmp_path / "run", "--device", "cpu")
     result = run(*words)
     weights = tmp_path / "run" / "weights.safetensors"
@@ -809,7 +966,7 @@ def test_train_writes_weights_that_track_uses(run, inputs, tmp_path):
     refused(run(*words), "holds a run already", "--resume")
     assert run(*words, "--resume").code == 0
     asked = ("--mask", inputs / "first.png", "-o", tmp_path / "out", "--model", "mask-vos", *FAST)
-    assert run("track", inputs / "walk.mkv", *asked, "--weights", weights).code == 0
+    assert run("track", inputs / "walk.mkv", *asked, "--weights", weights, "--precision", precision).code == 0
     record = json.loads((tmp_path / "out" / "timeline.json").read_text())
     assert (record["model"], record["weights"]) == ("mask-vos", "weights.safetensors")
     assert record["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()

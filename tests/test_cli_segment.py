@@ -65,9 +65,9 @@ def record(folder):
     return json.loads((folder / "timeline.json").read_text())
 
 
-def test_masks_a_record_and_all_else_it_can_write(segment, clip, tmp_path):
+def test_masks_a_record_and_all_else_it_can_write(segment, clip, tmp_path, precision):
     out = tmp_path / "out"
-    code, said, _ = segment(clip, "-o", out, *FAST, "--overlay", "--cutout", "png", "--coco")
+    code, said, _ = segment(clip, "-o", out, *FAST, "--overlay", "--cutout", "png", "--coco", "--precision", precision)
     assert code == 0 and "frames a second" in said and "overlay" in said
     masks = sorted(path.name for path in (out / "masks").iterdir())
     assert masks == [f"{index:05d}.png" for index in range(COUNT)]
@@ -136,9 +136,9 @@ def test_stopped_by_hand_it_goes_on_to_the_same_files(segment, clip, tmp_path, m
     assert code == 2 and "another input" in said
 
 
-@pytest.mark.parametrize("how", ["--track", "--objects"])
-def test_what_was_found_is_tracked(segment, clip, tmp_path, how):
-    code, _, error = segment(clip, "-o", tmp_path / "out", *FAST, how)
+@pytest.mark.parametrize(("how", "precision"), [("--track", "float32"), ("--track", "bfloat16"), ("--objects", "auto")])
+def test_what_was_found_is_tracked(segment, clip, tmp_path, how, precision):
+    code, _, error = segment(clip, "-o", tmp_path / "out", *FAST, how, "--precision", precision)
     if code == 2:  # the small network may find nothing in made-up pictures, and says so
         assert "nothing was found that could be tracked" in error
         return

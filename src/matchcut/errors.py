@@ -1,5 +1,7 @@
 """Every error this package raises on purpose, one tree. A message says what is wrong, where, and what to do."""
 
+import pickle
+
 
 class MatchcutError(Exception):
     """Root of all errors a caller may want to catch. The command line prints it as one line and exits with 2."""
@@ -39,3 +41,10 @@ class DatasetError(MatchcutError):
 
 class TrainingError(MatchcutError):
     """A training run that cannot start or go on: a faulty recipe, another run's checkpoint, a loss not finite."""
+
+
+def unreadable(error: Exception) -> str:
+    """Why a library could not read a file of weights, in a few words that stand in brackets of a message."""
+    if any(isinstance(one, pickle.UnpicklingError) for one in (error, error.__cause__)):
+        return "it is damaged, or holds other things than tensors, which are never unpickled"
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

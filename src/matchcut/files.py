@@ -1,54 +1,49 @@
-"""Writing files so that a reader, or a run that resumes, never sees half of one."""
+"""Writing files so that a reader, or a run that resumes, never sees half of one, and nothing of the user's is lost."""
 
 import csv
-import errno
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from matchcut.errors import OutputError
+from matchcut.manifest import TEMPORARY, flush, manifest_of
+from matchcut.manifest import make_folder as make_folder
+from matchcut.manifest import output_error as output_error
+
+Note = Literal["content", "name", "none"]
+"""What a run notes of a file: its content, so that it is known when somebody has changed it; its name alone, for what
+serves the run itself (checkpoints, logs), whatever is in it; nothing, for what a cache keeps."""
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, note: Note = "content") -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` on success, remove it on failure.
 
-    The temporary name keeps the suffix, since libraries choose a format by it.
+    The temporary name keeps the suffix, since libraries choose a format by it. What is written is on the disk before it
+    gets its name. In the folder of a run (see `run_folder`) the file is noted first.
 
     Raises:
-        OutputError: the folder cannot be written to, or no space is left on the device.
+        OutputError: the folder cannot be written to, no space is left on the device, or a file of the user's has the
+            name in the folder of a run.
     """
     target = Path(path)
     temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _new_file(target)
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        flush(temporary)
+        if note != "none" and (manifest := manifest_of(target)) is not None:
+            manifest.note(target, temporary if note == "content" else None)
         temporary.replace(target)
     except OSError as error:
         raise output_error(target, error) from error
     finally:
         if temporary is not None:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # it has its name
                 temporary.unlink()
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(path, error) from error
 
 
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Sequence[Any]], decimals: int = 3) -> Path:
@@ -76,14 +71,11 @@ def read_csv(path: Path) -> list[list[str]]:
         return list(csv.reader(file))[1:]
 
 
-def output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
-    """The one clear line for an operating-system error met while writing `path`."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"no space left on the device while writing {path}: free some and run again with --resume")
-    return OutputError(f"cannot write {path}: {error.strerror or error}")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _new_file(target: Path) -> Path:
+    """An empty file beside `target`, of a short name and with the rights that the user gives to new files."""
+    suffix = target.suffix if len(target.suffix) <= 16 else ""
+    while True:
+        path = target.with_name(f"{TEMPORARY}{secrets.token_hex(4)}{suffix}")
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            return path

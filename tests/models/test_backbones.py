@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from matchcut.errors import ModelError
-from matchcut.models.backbones import Backbone, _Relu6, _SameDepthwise, fold_batch_norms
+from matchcut.models.backbones import Backbone, _SameDepthwise, fold_batch_norms
 
 FAMILIES = {
     "resnet18": 8,
@@ -112,13 +112,15 @@ def test_images_are_normalised_as_the_weights_want():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_fast_relu6_is_relu6(dtype):
-    values = torch.cat([torch.linspace(-9, 9, 4001), torch.tensor([-0.0, 1e-30, -1e-30, torch.inf, -torch.inf])])
-    values = values.to(dtype)
-    assert torch.equal(_Relu6()(values.clone()), torch.nn.functional.relu6(values))
-    asked = values.clone().requires_grad_()
-    _Relu6()(asked * 1).float().sum().backward()
-    assert torch.equal(asked.grad != 0, (values > 0) & (values < 6))
+def test_a_nan_goes_through_a_folded_network(dtype):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU6(inplace=True), nn.Conv2d(4, 2, 1)).eval()
+    fold_batch_norms(net)
+    bits = torch.tensor([0x7FC0, -0x40, 0x7F80, -0x80], dtype=torch.int16)  # NaN, -NaN, infinity, -infinity
+    values = bits.view(torch.bfloat16).to(dtype)
+    activated = net[2](values.clone())
+    assert activated.isnan().tolist() == [True, True, False, False] and activated[2:].tolist() == [6, 0]
+    with torch.no_grad():
+        assert net.to(dtype)(values[:2].reshape(2, 1, 1, 1).expand(2, 3, 1, 1)).isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -190,13 +192,17 @@ def wrong_files(tmp_path) -> dict[str, object]:
     paths["bytes"].write_bytes(b"not weights at all" * 40)
     paths["empty"].write_bytes(b"")
     paths |= {"bytes-pth": tmp_path / "bytes.pth", "empty-pth": tmp_path / "empty.pth", "folder": tmp_path}
+    paths |= {"numbers": tmp_path / "numbers.pth", "list": tmp_path / "list.pth"}
+    torch.save(dict.fromkeys([*good, 7], 1), paths["numbers"])
+    torch.save([1, 2], paths["list"])
     paths["bytes-pth"].write_bytes(b"not weights at all" * 40)
     paths["empty-pth"].write_bytes(b"")
     return paths
 
 
 @pytest.mark.parametrize(
-    "what", ["shape", "part", "other", "bytes", "empty", "missing", "bytes-pth", "empty-pth", "folder"]
+    "what",
+    ["shape", "part", "other", "bytes", "empty", "missing", "bytes-pth", "empty-pth", "folder", "numbers", "list"],
 )
 def test_a_file_that_does_not_hold_the_weights_is_refused(what, tmp_path):
     path = str(wrong_files(tmp_path)[what])
@@ -214,13 +220,14 @@ class _Harm:
         return os.mkdir, (self.path,)
 
 
-def test_a_pickle_is_never_run(tmp_path):
+def test_a_pickle_is_never_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(timm.models.load_state_dict, "__defaults__", (True, "cpu", False))  # timm 1.0.15's own
     done = tmp_path / "done"
     pickle.loads(pickle.dumps(_Harm(str(done))))
     assert done.is_dir()  # it would do harm
     done.rmdir()
     torch.save({"conv1.weight": _Harm(str(done))}, tmp_path / "harm.pth")
-    with pytest.raises(ModelError, match="is no file of weights"):
+    with pytest.raises(ModelError, match=r"is no file of weights .*never unpickled"):
         Backbone("resnet18", weights=str(tmp_path / "harm.pth"))
     assert not done.exists()
 

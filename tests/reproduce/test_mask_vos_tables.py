@@ -10,6 +10,7 @@ from matchcut.errors import DatasetError, PromptError
 from matchcut.masks import write_mask
 from matchcut.reproduce import reproduce
 from matchcut.reproduce.mask_vos import PAPER_S1
+from matchcut.training.checkpoint import recipe_of
 
 SIZE = (64, 64)
 
@@ -71,15 +72,17 @@ def test_a_palette_makes_it_several_objects(root, tmp_path):
     assert {row["object"] for row in table(scores)} == {"walk_1", "walk_2", "all"}
 
 
-def test_table_s2_trains_and_scores_its_rows(root, tmp_path):
+def test_table_s2_trains_and_scores_its_rows(root, tmp_path, precision):
     only = ("initial features", "long term", "L_Seg: pasted pieces")
-    given = {"root": root, "data": [root], "epochs": 1, "only": only, "size": 64}
+    given = {"root": root, "data": [root], "epochs": 1, "only": only, "size": 64, "precision": precision}
     (path,) = reproduce("mask-vos", "table-s2", tmp_path, say=lambda line: None, **given)
     rows = table(path)
     modes = [(row["terms"], row["mode"]) for row in rows if row["mode"]]
     assert modes == [(only[0], "matched"), (only[1], "matched"), (only[2], "matched"), (only[2], "decoded")]
     assert all(float(row["J&F"]) > 50 for row in rows)
     assert [bool(row["minutes an epoch"]) for row in rows[:4]] == [False, True, True, True]
+    weights = tmp_path / "long-term" / "weights.safetensors"
+    assert recipe_of(weights)["precision"] == precision
     # Frozen features match as the initial ones do, but for the rounding of their moving average.
     assert all(abs(float(rows[2][key]) - float(rows[0][key])) < 0.5 for key in ("J", "F"))
 

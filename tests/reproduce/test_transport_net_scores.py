@@ -13,6 +13,7 @@ from matchcut.masks import write_mask
 from matchcut.models.transport_net import FORMS, TransportNetForm
 from matchcut.reproduce import reproduce
 from matchcut.reproduce.transport_net_scores import SMALL, table_3
+from matchcut.training.checkpoint import recipe_of
 from matchcut.video.writer import write_png
 
 SIZE = (96, 160)
@@ -48,11 +49,17 @@ def quiet(line):
 
 
 def test_table_1_has_the_rivals_beside_it(root, tmp_path):
-    (path,) = reproduce("transport-net", "table-1", tmp_path, say=quiet, root=root)
+    how = {"say": quiet, "root": root}
+    (path,) = reproduce("transport-net", "table-1", tmp_path / "one", precision="float32", **how)
     rows = {row["method"]: row for row in table(path)}
     assert list(rows)[-1] == "TransportNet, as published" and rows["TransportNet, as published"]["J"] == "84.5"
     assert float(rows["flow magnitude above half"]["J"]) > 20
     assert all(0 <= float(row[one]) <= 100 for row in rows.values() for one in ("J", "F"))
+    only = ["TransportNet"]
+    (path,) = reproduce("transport-net", "table-1", tmp_path / "two", precision="bfloat16", only=only, **how)
+    assert float(table(path)[0]["J"]) == pytest.approx(float(rows["TransportNet"]["J"]), abs=2)
+    runs = [(tmp_path / one / "transportnet" / "runs" / "left.json").read_text() for one in ("one", "two")]
+    assert '"float32"' in runs[0] and '"bfloat16"' in runs[1]
 
 
 def test_table_2_scores_maps(root, tmp_path):
@@ -82,6 +89,8 @@ def test_table_3_trains_each_row_the_same_but_for_what_it_names(root, tmp_path, 
     before = (tmp_path / "no-matching-0" / "weights.safetensors").stat().st_mtime_ns
     (path,) = table_3(tmp_path, only=only[:1], **how)  # trains no more
     assert table(path) == rows  # those of the call before stay
+    (path,) = table_3(tmp_path / "halved", only=only[:1], precision="bfloat16", **how)
+    assert recipe_of(path.parent / "no-matching-0" / "weights.safetensors")["precision"] == "bfloat16"
     assert (tmp_path / "no-matching-0" / "weights.safetensors").stat().st_mtime_ns == before
     with pytest.raises(PromptError, match="no row nothing; there are: no matching; full"):
         table_3(tmp_path, only=["nothing"], **how)

@@ -290,7 +290,7 @@ def test_models_of_the_other_kind_are_refused():
         Segmenter(load_model("label-propagation"))
     with pytest.raises(ModelError, match="needs no prompt"):
         Tracker(Saturation())
-    with pytest.raises(ModelError, match="at least 32"):
+    with pytest.raises(ModelError, match="whole number of 32 to"):
         Segmenter(Saturation(), size=8)
 
 

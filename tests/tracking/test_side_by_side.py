@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_what_is_not_the_match_runs_beside_it(clip, two_threads):
     model = Watched()
     found = filled(clip, model)
     annotated, *rest = model.did
-    assert annotated == ("encode", True, 2)
+    assert annotated == ("encode", True, 1)
     assert {one for one in rest if one[0] == "segment"} == {("segment", True, 1)}
     assert {one for one in rest if one[0] != "segment"} == {("encode", False, 1), ("show", False, 1)}
     assert len(rest) == 3 * (COUNT - 1) and model.at_once == 1
@@ -124,17 +125,35 @@ def test_mask_vos_gives_the_same_masks_as_on_one_thread(clip):
     assert len(np.unique(alone[-1])) == 3
 
 
+def elsewhere():
+    """How many threads of torch a thread begins with that starts now."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
 @pytest.mark.parametrize(("threads", "each"), [(2, 1), (3, 1), (4, 2)])
-def test_threads_are_shared_out_and_given_back(threads, each):
+def test_threads_are_shared_out_here_alone_and_given_back(threads, each):
     torch.set_num_threads(threads)
     try:
-        with pytest.raises(KeyError), side_by_side(CPU) as apart:
-            assert apart and torch.get_num_threads() == each
+        with pytest.raises(KeyError), side_by_side(CPU) as (apart, got):
+            assert apart and got == torch.get_num_threads() == each and elsewhere() == threads
             raise KeyError
-        assert torch.get_num_threads() == threads
-        with side_by_side(CPU, wanted=False) as apart:
-            assert not apart and torch.get_num_threads() == threads
-        with side_by_side(torch.device("cuda")) as apart:
-            assert not apart and torch.get_num_threads() == threads
+        assert torch.get_num_threads() == elsewhere() == threads
+        with side_by_side(CPU, wanted=False) as (apart, got):
+            assert not apart and got == torch.get_num_threads() == threads
+        with side_by_side(torch.device("cuda")) as (apart, got):
+            assert not apart and got == torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(1)
+
+
+def test_two_trackers_at_once_give_what_each_gives_alone_and_change_no_thread_count(clip, two_threads):
+    models = [Watched(), Watched()]
+    videos = [(Video(clip[0].source), clip[1]) for _ in models]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(filled, videos, models))
+    for one, other, alone in zip(*both, filled(clip, ColourModel()), strict=True):
+        np.testing.assert_array_equal(one, alone)
+        np.testing.assert_array_equal(other, alone)
+    assert {count for model in models for _, _, count in model.did} == {1}
+    assert torch.get_num_threads() == elsewhere() == 2

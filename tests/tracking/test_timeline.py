@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scenes import SIZE, film, low, right
 
-from matchcut.errors import MaskError, MatchcutError, OutputError
+from matchcut.errors import MaskError, MatchcutError, OutputError, PromptError
 from matchcut.masks import read_mask
 from matchcut.tracking.memory import Chain
 from matchcut.tracking.timeline import Timeline
@@ -61,11 +63,63 @@ def test_annotations_come_back_as_they_were(clip, tmp_path, stored):
     np.testing.assert_array_equal(timeline.labels(7), painted(3))
 
 
-def test_a_frame_on_which_all_is_unknown_stays_unknown(clip, tmp_path):
-    timeline = Timeline(clip[0], tmp_path)
-    timeline.annotate(0, painted(1))
-    timeline.annotate(5, painted(255))
-    np.testing.assert_array_equal(timeline.labels(5), painted(255))
+FORMS = {
+    "bool": lambda one: one > 0,
+    "0 and 255": lambda one: 255 * one,
+    "0 and 65535": lambda one: one.astype(np.uint16) * 65535,
+    "whole numbers": lambda one: one.astype(np.int64),
+    "floats that are whole": lambda one: one.astype(np.float32),
+    "one channel": lambda one: one[..., None],
+    "rows of another order": lambda one: one[::-1].copy()[::-1],
+    "tensor": torch.from_numpy,
+    "bool tensor": lambda one: torch.from_numpy(one)[None] > 0,
+    "tensor with a gradient": lambda one: torch.from_numpy(one).float().requires_grad_(),
+    "PIL, grey": lambda one: Image.fromarray(255 * one),
+    "PIL, colour": lambda one: Image.fromarray(one[..., None] * np.array([0, 200, 0], np.uint8)),
+    "PIL, bits": lambda one: Image.fromarray(one > 0),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_mask_in_any_plain_form_is_taken(clip, form):
+    timeline = Timeline(clip[0])
+    timeline.annotate(np.int64(2), FORMS[form](painted(1)))
+    assert timeline.annotated == [2]
+    np.testing.assert_array_equal(timeline.annotation(2), painted(1))
+
+
+def test_what_is_annotated_stays_when_the_array_changes(clip):
+    labels, timeline = painted(1, 255), Timeline(clip[0])
+    timeline.annotate(0, labels)
+    labels[:] = 7
+    np.testing.assert_array_equal(timeline.labels(0), painted(1, 255))
+
+
+@pytest.mark.parametrize(
+    "labels, got",
+    [
+        (painted(1) * 0.4, "0 to 0.4: make it one first, as mask > 0.5"),
+        (painted(1) * np.nan, "float64"),
+        (painted(1).astype(np.int16) * -1, "int16, -1 to 0"),
+        (painted(1).astype(np.int32) * 300, "int32, 0 to 300"),
+        (np.stack([painted(1)] * 3, 2), r"an array of shape \(48, 64, 3\), uint8, 0 to 1; of a picture in colours"),
+        (torch.zeros(2, *SIZE), r"a tensor of shape \(2, 48, 64\)"),
+        (np.zeros((0, 0)), "none of its pixels"),
+        (np.full(SIZE, "a"), r"shape \(48, 64\)"),
+        ([[1, 2], [3]], "a list of 2"),
+        (None, "None"),
+        (1, "int 1"),
+    ],
+)
+def test_what_is_no_mask_is_described(clip, labels, got):
+    with pytest.raises(MaskError, match=rf"^the mask for frame 2: expected a label map \(H, W\).*got .*{got}"):
+        Timeline(clip[0]).annotate(2, labels)
+
+
+@pytest.mark.parametrize("frame", ["00002", 2.0, True, None])
+def test_a_frame_that_is_no_number_is_refused(clip, frame):
+    with pytest.raises(PromptError, match="expected a frame's number, got"):
+        Timeline(clip[0]).annotate(frame, painted(1))
 
 
 @settings(max_examples=15)
@@ -93,8 +147,6 @@ def test_what_cannot_be_annotated(clip):
         timeline.annotate(2, painted(1, size=(40, 40))[:10, :10].copy())
     with pytest.raises(MaskError, match=r"frame 2.*no object"):
         timeline.annotate(2, np.zeros(SIZE, np.uint8))
-    with pytest.raises(MatchcutError, match="label map"):
-        timeline.annotate(2, painted(1).astype(np.int64))
     with pytest.raises(MatchcutError, match="label map"):
         timeline.annotate(2, np.zeros((*SIZE, 3), np.uint8))
     for frame in (COUNT, -COUNT - 1):

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import re
 import signal
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy import Toy, write_recipe, write_videos
 
 from matchcut.errors import DatasetError, OutputError, TrainingError
-from matchcut.training.checkpoint import checkpoints, recipe_of
+from matchcut.training.checkpoint import checkpoints, read_latest, recipe_of
 from matchcut.training.config import TrainConfig, read_config
 from matchcut.training.failures import explained
 from matchcut.training.loop import train
@@ -40,12 +41,21 @@ def config(tmp_path: Path) -> TrainConfig:
     return read_config(write_recipe(tmp_path))
 
 
+def whole_run(videos: Path, folder: Path, **changes: Any) -> Path:
+    train(replace(read_config(write_recipe(folder)), **changes), videos, folder / "run", device="cpu")
+    return folder / "run"
+
+
 @pytest.fixture(scope="module")
 def unbroken(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run of the plain recipe."""
-    folder = tmp_path_factory.mktemp("unbroken")
-    train(read_config(write_recipe(folder)), videos, folder / "run", device="cpu")
-    return folder / "run"
+    return whole_run(videos, tmp_path_factory.mktemp("unbroken"))
+
+
+@pytest.fixture(scope="module")
+def halved(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in bfloat16."""
+    return whole_run(videos, tmp_path_factory.mktemp("halved"), precision="bfloat16")
 
 
 def losses(out: Path) -> list[dict[str, float]]:
@@ -112,6 +122,15 @@ def test_progress_is_told_with_losses_and_pace(videos: Path, config: TrainConfig
         assert part in lines[5]
 
 
+def test_in_bfloat16_it_learns_as_in_float32(unbroken: Path, halved: Path) -> None:
+    assert any(one != other for one, other in zip(losses(unbroken), losses(halved), strict=True))
+    for one, other in zip(losses(unbroken), losses(halved), strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=0.01)
+        assert other["gradient"] == pytest.approx(one["gradient"], rel=0.05)
+    kept = [load_file(run / "weights.safetensors") for run in (unbroken, halved)]
+    assert all(kept[1][name].dtype == one.dtype for name, one in kept[0].items())  # float32, as the recipe says
+
+
 # --- what may not change a number
 
 
@@ -126,22 +145,25 @@ def test_workers_saving_and_pictures_change_no_number(
 @pytest.mark.parametrize(
     "step", [1, 4, 5, 7, 12]
 )  # before the first checkpoint, an epoch's end, its start, inside, last
+@pytest.mark.parametrize(("precision", "whole"), [("float32", "unbroken"), ("bfloat16", "halved")])
 def test_a_run_that_is_resumed_is_the_unbroken_one(
-    videos: Path, config: TrainConfig, unbroken: Path, tmp_path: Path, step: int
+    videos: Path, config: TrainConfig, precision: Any, whole: str, tmp_path: Path, step: int, request: Any
 ) -> None:
-    out = tmp_path / "run"
+    out, config = tmp_path / "run", replace(config, precision=precision)
     with pytest.raises(KeyboardInterrupt):
         train(config, videos, out, device="cpu", say=interrupted_at(step))
     torch.rand(3), np.random.rand()
     lines: list[str] = []
     train(config, videos, out, resume=True, device="cpu", say=lines.append)
     assert f"{step - 1} of 12 are done" in lines[0]
-    assert_same_run(out, unbroken)
+    assert_same_run(out, request.getfixturevalue(whole))
     assert torch.load(checkpoints(out)[0], weights_only=True)["objective"]["made"] == [0, 1, 2]
 
 
-def test_resuming_is_exact_between_two_progress_lines_in_bfloat16_without_average(videos: Path, tmp_path: Path) -> None:
-    changes: Any = {"precision": "bfloat16", "average": 0.0, "log_every": 3, "accumulate": 2}
+def test_resuming_is_exact_between_two_progress_lines_without_average(
+    videos: Path, tmp_path: Path, precision: str
+) -> None:
+    changes: Any = {"precision": precision, "average": 0.0, "log_every": 3, "accumulate": 2}
     config = replace(read_config(write_recipe(tmp_path)), **changes)
     train(config, videos, tmp_path / "whole", device="cpu")
     calls = 0
@@ -269,13 +291,35 @@ def test_nothing_is_unpickled(videos: Path, config: TrainConfig, tmp_path: Path)
 
     out = tmp_path / "run"
     out.mkdir()
-    torch.save({"format": "matchcut training 1", "step": Evil()}, out / "checkpoint-00000001.pt")
-    with pytest.raises(TrainingError, match="cannot be read as a checkpoint"):
-        train(config, videos, out, resume=True, device="cpu")
-    torch.save({"weights": torch.zeros(2)}, out / "checkpoint-00000001.pt")
-    with pytest.raises(TrainingError, match="is no checkpoint of a training run"):
-        train(config, videos, out, resume=True, device="cpu")
+    evil, path = {"format": "matchcut training 1", "step": Evil()}, out / "checkpoint-00000001.pt"
+    torch.save(evil, tmp_path / "zip.pt")
+    torch.save(evil, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(evil))
+    for harmful in ("zip.pt", "old.pt", "plain.pt"):
+        path.write_bytes((tmp_path / harmful).read_bytes())
+        with pytest.raises(TrainingError, match=r"cannot be read as a checkpoint .*never unpickled") as caught:
+            train(config, videos, out, resume=True, device="cpu")
+        assert str(caught.value).isprintable()
+        with pytest.raises(TrainingError, match="cannot be read as weights"):
+            train(replace(config, weights=str(tmp_path / harmful)), videos, tmp_path / "new", device="cpu")
+    for other in ({"weights": torch.zeros(2)}, {"format": "matchcut training 1"}):
+        torch.save(other, path)
+        with pytest.raises(TrainingError, match="is no checkpoint of a training run"):
+            train(config, videos, out, resume=True, device="cpu")
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_checkpoint_damaged_anywhere_is_told_in_one_line(tmp_path: Path) -> None:
+    path, random = tmp_path / "checkpoint-00000001.pt", np.random.default_rng(0)
+    for new in (True, False):
+        torch.save({"format": "", "network": {"weight": torch.rand(3)}}, path, _use_new_zipfile_serialization=new)
+        good = np.frombuffer(path.read_bytes(), np.uint8)
+        for _ in range(150):
+            bad = good.copy()
+            bad[random.integers(0, len(bad), 5)] = random.integers(0, 256, 5)
+            path.write_bytes(bad.tobytes())
+            with pytest.raises(TrainingError):
+                read_latest(tmp_path, print)
 
 
 def test_a_run_can_start_from_the_weights_of_another(

@@ -18,6 +18,7 @@ from matchcut.training.losses import (
     lab_to_rgb,
     level_channel,
     long_term_loss,
+    overlap_loss,
     reconstruction_loss,
     rgb_to_lab,
     segmentation_loss,
@@ -271,3 +272,30 @@ def test_pixels_at_edges_count_more():
     weights[:, 1:3] = 3  # what is not counted lies beside these
     weights[:, 0] = 0
     torch.testing.assert_close(segmentation_loss(each, labels, edges=2.0), (loss * weights).sum() / weights.sum())
+
+
+def clip_of_colours() -> Tensor:
+    return torch.rand(B, T, 3, 2 * H, 2 * W, generator=torch.Generator().manual_seed(3))
+
+
+UNDER_AUTOCAST = {
+    "long term": lambda one: sum(long_term_loss(one, keys(1), same_place(), side=2)),
+    "short term": lambda one: short_term_loss(one, keys(1), shifted(1), side=2),
+    "colours": lambda one: reconstruction_loss(one, rgb_to_lab(clip_of_colours())),
+    "masks": lambda one: segmentation_loss(one[:, 0], torch.arange(B * 64).view(B, 8, 8) % C, edges=2.0),
+    "overlap": lambda one: overlap_loss(one[:, 0], torch.arange(B * 64).view(B, 8, 8) % C),
+    "levelled": lambda one: (level_channel(clip_of_colours(), torch.tensor([0, 2])) * one.mean()).mean(),
+}
+
+
+@pytest.mark.parametrize("name", UNDER_AUTOCAST)
+def test_autocast_changes_no_loss_and_no_gradient(name):
+    found = []
+    for autocast in (False, True):
+        one = keys(0).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = UNDER_AUTOCAST[name](one)
+        loss.backward()
+        found.append((loss.detach(), one.grad))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    assert found[0][1].any()

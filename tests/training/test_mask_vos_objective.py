@@ -75,6 +75,11 @@ def batch_of(made: MaskVOSObjective, count: int = 3) -> dict[str, torch.Tensor]:
     return {name: torch.stack([torch.as_tensor(one[name]) for one in clips]) for name in clips[0]}
 
 
+def computed_in(precision: str) -> torch.autocast:
+    """As in the loop."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+
+
 def logged(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
@@ -88,14 +93,15 @@ def logged(out: Path) -> list[dict[str, Any]]:
     ids=["masks", "correspondence"],
 )
 def test_the_loss_of_a_batch_falls(
-    videos: Path, tmp_path: Path, settings: dict[str, Any], name: str, share: float
+    videos: Path, tmp_path: Path, settings: dict[str, Any], name: str, share: float, precision: str
 ) -> None:
     made = objective(videos, tmp_path, **settings)
     batch, optimiser = batch_of(made), torch.optim.Adam(made.network.parameters(), 5e-3)
     found = []
     for _ in range(30):
         np.random.seed(0)  # the same pieces each time
-        total, parts = made.loss(batch, 0)
+        with computed_in(precision):
+            total, parts = made.loss(batch, 0)
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
@@ -156,11 +162,12 @@ def test_there_and_back_decodes_the_first_frame_from_the_last_alone(videos: Path
     ids=range(7),  # a set is written in another order by each process
 )
 def test_each_term_stands_alone_and_the_loss_is_their_weighted_sum(
-    videos: Path, tmp_path: Path, settings: dict[str, float], parts: set[str]
+    videos: Path, tmp_path: Path, settings: dict[str, float], parts: set[str], precision: str
 ) -> None:
     made = objective(videos, tmp_path, **{**OFF, **settings})
-    made.start_epoch(0, lambda line: None)
-    total, found = made.loss(batch_of(made), 0)
+    with computed_in(precision):
+        made.start_epoch(0, lambda line: None)
+        total, found = made.loss(batch_of(made), 0)
     assert set(found) == parts
     weights = {**OFF, **settings}
     expected = sum(
@@ -181,10 +188,44 @@ def test_each_term_stands_alone_and_the_loss_is_their_weighted_sum(
     assert any(name.startswith("key") for name in gradients)
 
 
-def test_masks_join_on_schedule_and_are_made_anew(videos: Path, tmp_path: Path) -> None:
+TERMS: dict[str, dict[str, Any]] = {
+    "correspondence": {"long_term": 1.0, "short_term": 1.0, "reconstruction": 1.0},
+    "pseudo masks": {"masks": 1.0, "pasted": 0.0, "overlap": 0.5, "edges": 4.0},
+    "pasted, spoilt": {"masks": 1.0, "pasted": 1.0, "spoil": 1.0},
+    "there and back": {"masks": 1.0, "there_and_back": 1.0},
+    "flips, then masks": {"flips": 1.0, "masks": 1.0, "pasted": 1.0},
+}
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_losses_and_slopes_in_bfloat16_are_those_in_float32(videos: Path, tmp_path: Path, name: str) -> None:
+    """To what 8 bits can tell, in every part of the network that learns."""
+    found = []
+    for precision in ("float32", "bfloat16"):
+        made = objective(videos, tmp_path, **{**OFF, "norms": "frozen", **TERMS[name]})
+        np.random.seed(0)
+        with computed_in(precision):
+            made.start_epoch(0, lambda line: None)
+            total, parts = made.loss(batch_of(made), 0)
+        total.backward()
+        slopes: dict[str, list[torch.Tensor]] = {}
+        for parameter, one in made.network.named_parameters():
+            if one.grad is not None and one.grad.any():
+                slopes.setdefault(parameter.split(".")[0], []).append(one.grad.flatten())
+        found.append((parts, {part: torch.cat(each) for part, each in slopes.items()}))
+    (parts, slopes_of), (others, other_slopes) = found
+    assert others.keys() == parts.keys() and other_slopes.keys() == slopes_of.keys() >= {"backbone", "key"}
+    for part, value in parts.items():
+        assert others[part].item() == pytest.approx(value.item(), rel=0.02, abs=0.01)
+    for part, slope in slopes_of.items():
+        assert torch.nn.functional.cosine_similarity(slope, other_slopes[part], dim=0) > 0.98
+        assert float(other_slopes[part].norm()) == pytest.approx(float(slope.norm()), rel=0.05)
+
+
+def test_masks_join_on_schedule_and_are_made_anew(videos: Path, tmp_path: Path, precision: str) -> None:
     said: list[str] = []
     settings = {"masks_from": 1, "masks_every": 2, "pasted": 0.0}
-    train(recipe(settings, epochs=4), videos, tmp_path / "run", device="cpu", say=said.append)
+    train(recipe(settings, epochs=4, precision=precision), videos, tmp_path / "run", device="cpu", say=said.append)
     rows = logged(tmp_path / "run")
     assert [row["epoch"] for row in rows if "masks" not in row] == [0, 0] and len(rows) == 8
     assert [line.split(":")[0] for line in said if "clusters of 3 videos" in line] == ["epoch 2", "epoch 4"]
@@ -292,8 +333,11 @@ def test_the_overlap_loss_is_dice_and_pulls_against_shrinking() -> None:
 # --- going on
 
 
-def test_a_run_that_is_resumed_has_the_same_pseudo_masks_teacher_and_weights(videos: Path, tmp_path: Path) -> None:
-    config = recipe({"pasted": 0.3, "masks_every": 2, "flips": 0.5}, epochs=2, save_minutes=0.0, average=0.9)
+def test_a_run_that_is_resumed_has_the_same_pseudo_masks_teacher_and_weights(
+    videos: Path, tmp_path: Path, precision: str
+) -> None:
+    settings, changes = {"pasted": 0.3, "masks_every": 2, "flips": 0.5}, {"save_minutes": 0.0, "average": 0.9}
+    config = recipe(settings, epochs=2, precision=precision, **changes)
     train(config, videos, tmp_path / "whole", device="cpu")
 
     def stop(line: str) -> None:

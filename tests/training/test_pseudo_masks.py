@@ -62,9 +62,14 @@ def test_k_means_is_as_good_as_scipys():
 
 
 @pytest.mark.parametrize("method", [k_means, transport_clusters])
-def test_the_same_seed_gives_the_same_clusters(method):
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_same_seed_gives_the_same_clusters(method, autocast):
     keys = F.normalize(torch.randn(9, 8, 6, 7, generator=seeded()), dim=1)
-    first, again = (method(keys, 3, generator=seeded(5)) for _ in range(2))
+    first = method(keys, 3, generator=seeded(5))
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        again = method(keys, 3, generator=seeded(5))
+        assert torch.equal(first.assign(keys, (12, 14)), again.assign(keys, (12, 14)))
+    assert torch.equal(first.assign(keys, (12, 14)), again.assign(keys, (12, 14)))
     assert torch.equal(first.centres, again.centres) and torch.equal(first.biases, again.biases)
     with pytest.raises(ShapeError, match="count: expected 1 to 84"):
         method(keys, 85)

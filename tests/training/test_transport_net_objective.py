@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from matchcut.data.clips import ClipConfig
 from matchcut.errors import ModelError, TrainingError
@@ -124,6 +125,36 @@ def test_it_learns_to_find_what_moves(root, tmp_path):
     assert ious[0] > 0.6 and ious[0] > ious[1] + 0.1
     pictures = made.pictures(batch, 0)["predictions"]
     assert pictures.shape == (6 * SIZE[0], 4 * SIZE[1], 3) and pictures.dtype == np.uint8
+
+
+@pytest.mark.parametrize("matching", ["none", "full", "long-short"])
+def test_losses_and_slopes_in_bfloat16_are_those_in_float32(root, tmp_path, matching):
+    found = []
+    for autocast in (False, True):
+        torch.manual_seed(0)
+        made = objective(root, tmp_path, matching=matching, edge=0.5, overlap=0.5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            total, parts = made.loss(batch_of(made), 0)
+        total.backward()
+        slopes = torch.cat([one.grad.flatten() for one in made.network.parameters() if one.grad is not None])
+        found.append(({name: one.item() for name, one in parts.items()}, slopes))
+    assert found[1][0] == pytest.approx(found[0][0], rel=0.02, abs=0.01) and found[1][0] != found[0][0]
+    assert torch.nn.functional.cosine_similarity(found[0][1], found[1][1], dim=0) > 0.98
+
+
+def test_a_run_that_is_resumed_is_the_unbroken_one(root, tmp_path, precision):
+    config = replace(recipe(2, pasted=0.5, still=0.3), precision=precision, save_minutes=0.0, average=0.9)
+    whole = train(config, root, tmp_path / "whole", device="cpu")
+
+    def stop(line):
+        if "step 3/" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, root, tmp_path / "cut", device="cpu", say=stop)
+    cut = train(config, root, tmp_path / "cut", device="cpu", resume=True)
+    first, second = load_file(whole), load_file(cut)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_weights_of_another_model_are_refused(root, tmp_path):

@@ -16,6 +16,7 @@ from matchcut.models.backbones import Backbone
 from matchcut.models.label_propagation import PRESETS, LabelPropagation
 from matchcut.models.mask_vos import MaskVOS
 from matchcut.models.mask_vos_form import FORMS, MaskVOSForm, MaskVOSSettings
+from matchcut.models.raft import Raft
 from matchcut.training.flips import mean_over_flips
 from matchcut.video.reader import Video
 from matchcut.weights import store
@@ -168,6 +169,33 @@ def test_a_pickle_is_never_run(tmp_path, monkeypatch):
     with pytest.raises((ModelError, pickle.UnpicklingError)):
         packaged_backbone(SPEC, (1,), 8)
     assert not (tmp_path / "done").exists()
+
+
+PLACES = {
+    "label-propagation": lambda path: load_model("label-propagation", weights=str(path)),
+    "backbone": lambda path: load_model(backbone="resnet18", weights=str(path)),
+    "mask-vos": lambda path: load_model("mask-vos", weights=str(path)),
+    "transport-net": lambda path: load_model("transport-net", weights=str(path)),
+    "optical flow": lambda path: Raft("raft-small", path),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_pickle_is_refused_in_one_line_wherever_weights_are_given(place, suffix, tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(timm.models.load_state_dict, "__defaults__", (True, "cpu", False))  # timm 1.0.15's own
+    done = tmp_path / "done"
+    harm, paths = {"weight": _Harm(str(done))}, [tmp_path / f"{name}{suffix}" for name in ("zip", "old", "plain")]
+    torch.save(harm, paths[0])
+    torch.save(harm, paths[1], _use_new_zipfile_serialization=False)
+    paths[2].write_bytes(pickle.dumps(harm))
+    recwarn.clear()
+    for path in paths:
+        with pytest.raises(ModelError) as caught:
+            PLACES[place](path)
+        assert str(path) in str(caught.value) and str(caught.value).isprintable()
+        assert not done.exists()
+    assert not list(recwarn)
 
 
 # --- by name

@@ -3,11 +3,13 @@
 from matchcut.api.automatic import flow_source, run_automatic, segment
 from matchcut.api.evaluation import evaluate, train
 from matchcut.api.guided import annotations_of, run, track
+from matchcut.api.passes import Passes
 from matchcut.api.records import about_model, versions
 from matchcut.benchmarks.score import score
 from matchcut.weights.store import list_models, load_model
 
 __all__ = [
+    "Passes",
     "about_model",
     "annotations_of",
     "evaluate",

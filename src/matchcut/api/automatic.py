@@ -1,30 +1,32 @@
 """Segmenting with no prompt: the primary moving object of a video, as a timeline or in a folder."""
 
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
-from matchcut.api.guided import run
-from matchcut.api.records import finished_run, measured_of, versions
+from matchcut.api.guided import Source, run, write_outputs
+from matchcut.api.passes import Passes
+from matchcut.api.records import EarlierRun, earlier_run, measured_of, versions, weakest_of
 from matchcut.errors import ModelError, PromptError
+from matchcut.files import make_folder
+from matchcut.manifest import run_folder
 from matchcut.models.base import AutomaticModel
 from matchcut.tracking.automatic import Segmenter
 from matchcut.tracking.instances import After, annotations_from
 from matchcut.tracking.motion import FlowSource
-from matchcut.tracking.outputs import LOG, Outputs, open_folder
+from matchcut.tracking.outputs import KIND, LOG, RECORD, Outputs, read_of
 from matchcut.tracking.placement import pick_device
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Progress, Tracker
 from matchcut.video.flow import dis_flow
 from matchcut.video.reader import Video
 from matchcut.weights.specs import AUTOMATIC
-from matchcut.weights.store import load_model
+from matchcut.weights.store import load_model, model_of
 
 
 def segment(
-    source: str | Path | Video,
+    source: Source,
     *,
     model: str | AutomaticModel | None = None,
     after: After | None = None,
@@ -37,7 +39,7 @@ def segment(
     """Find the primary moving object of a video, with no prompt.
 
     Args:
-        source: a video file, folder of frames, glob or `Video`.
+        source: see `track`.
         model: a name, or any automatic model; None is the default.
         after: "track" hands the surest frames to the default guided tracker, which fills the others from them;
             "objects" also splits the region into instances that stay apart.
@@ -52,7 +54,9 @@ def segment(
         MatchcutError: the input, the flow or the model cannot be used; the message says why.
     """
     video = source if isinstance(source, Video) else Video(source)
-    network: Any = load_model(model or AUTOMATIC) if model is None or isinstance(model, str) else model
+    if after not in (None, *get_args(After)):
+        raise PromptError(f"after: expected {', '.join(map(repr, get_args(After)))} or None, got {after!r}")
+    network = model_of(AUTOMATIC if model is None else model)
     segmenter = Segmenter(network, size=size, device=device, precision=precision, flow=flow_source(flow, device=device))
     timeline = Timeline(video)
     segmenter.fill(timeline, progress)
@@ -75,6 +79,10 @@ def flow_source(
     Raises:
         MatchcutError: no such network or folder, or no weights.
     """
+    if weights is not None and (str(flow) == "dis" or Path(flow).is_dir()):
+        raise PromptError(
+            f"{weights}: are weights of raft-small or raft-large, and the flow is {flow}; name the network"
+        )
     if str(flow) == "dis":
         return FlowSource(dis_flow, cache=cache)
     if not Path(flow).is_dir():
@@ -94,8 +102,9 @@ def run_automatic(
     after: After | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    inputs: Sequence[Path] = (),
     about: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    passes: Passes | None = None,
 ) -> dict[str, Any]:
     """Segment a video into a folder, as the command does: masks as they come, then what else is wanted.
 
@@ -103,51 +112,66 @@ def run_automatic(
 
     Args:
         tracker: of `after`, where that is given.
+        inputs, passes: as of `run`.
 
     Returns:
-        What was measured, and `said`: what a user should know of the video.
+        As `run`.
 
     Raises:
         MatchcutError: the input, the flow or the folder cannot be used.
     """
     if not video.seekable:
         raise PromptError(f"{video.source}: a stream cannot be segmented: frames are needed twice; save it first")
-    started = time.perf_counter()
-    open_folder(folder, overwrite=overwrite, resume=resume)
+    passes = passes or Passes()
+    flow = segmenter.flow
+    folders = {place for place in (flow.cache, *(one.parent for one in flow.files.values())) if place is not None}
+    reads = [*read_of(video), *flow.files.values(), *folders, *inputs]
+    masks = [f"masks/{name}.png" for name in video.names()]
     if after is not None:
         if tracker is None:
             raise ModelError(f"after={after!r} needs a tracker")
-        with TemporaryDirectory() as scratch:  # in memory, masks would grow with the video
-            timeline = Timeline(video, Path(scratch), correctable=False)
-            segmenter.fill(timeline, progress)
-            given = annotations_from(timeline, segmenter.cuts, tracker, after)
-        said = remarks(video, segmenter)
-        record = {**(about or {}), **found_of(video, segmenter), "handed_on": [video.frame_name(one) for one in given]}
-        how: Any = {"overwrite": True, "resume": True, "about": record, "progress": progress}
-        return {**run(video, tracker, folder, outputs, given, **how), "said": said}
+        # What cannot be written is said before minutes are spent.
+        names = [] if resume else [*masks, RECORD, *outputs.names(video.names())]
+        with run_folder(folder, KIND, names, inputs=reads, overwrite=overwrite, resume=resume):
+            with TemporaryDirectory() as scratch:  # in memory, masks would grow with the video
+                timeline = Timeline(video, Path(scratch), correctable=False)
+                passes.begin("finding the object")
+                segmenter.fill(timeline, passes.progress)
+                if after == "objects":
+                    passes.begin("splitting it into objects")
+                given = annotations_from(timeline, segmenter.cuts, tracker, after, passes.progress)
+            said = remarks(video, segmenter)
+            record = {
+                **(about or {}),
+                **found_of(video, segmenter),
+                "handed_on": [video.frame_name(one) for one in given],
+            }
+            how: Any = {"resume": True, "inputs": reads, "about": record, "passes": passes}
+            measured = run(video, tracker, folder, outputs, given, **how)
+        return {**measured, "said": [*said, *measured["said"]]}
     timeline = Timeline(video, folder / "masks", correctable=False)
     fingerprint = segmenter.fingerprint(timeline)
-    measured: dict[str, Any]
-    if finished_run(folder, fingerprint) is None:
-        segmenter.fill(timeline, progress, log=folder / LOG, fingerprint=fingerprint)
-        measured = measured_of(len(video), started, segmenter.seconds)
-    else:
-        for frame in range(len(video)):
-            timeline.mark(frame, {}, segmenter.chain(timeline))
-        measured = {"frames": len(video), "finished_before": True, "seconds_a_stage": {}}
-    if outputs.wanted:
-        started = time.perf_counter()
-        with outputs:
-            for index, image in video.frames():
-                labels = timeline.labels(index)
-                assert labels is not None
-                outputs.add(video.frame_name(index), image, labels)
-        measured["seconds_a_stage"]["outputs"] = round(time.perf_counter() - started, 3)
-    if "finished_before" not in measured:
-        more = {**(about or {}), **versions(), **measured, **found_of(video, segmenter)}
-        timeline.save(folder, **more, fingerprint=fingerprint)
-        (folder / LOG).unlink(missing_ok=True)
-    return {**measured, "said": [] if "finished_before" in measured else remarks(video, segmenter)}
+    earlier = earlier_run(folder, timeline, fingerprint) if resume else EarlierRun()
+    names = outputs.names(video.names())
+    if not earlier.whole:
+        names = [*masks, RECORD, LOG, *names]
+    how = {"inputs": reads, "overwrite": overwrite, "resume": resume, "ruined": earlier.ruined}
+    with run_folder(folder, KIND, names, **how):
+        if earlier.whole:
+            for frame in range(len(video)):
+                timeline.mark(frame, {}, segmenter.chain(timeline))
+            measured = {"frames": len(video), "finished_before": True, "seconds_a_stage": {}}
+        else:
+            make_folder(folder / "masks")
+            passes.begin("finding the object")
+            segmenter.fill(timeline, passes.progress, log=folder / LOG, fingerprint=fingerprint)
+            measured = measured_of(len(video), passes, segmenter.seconds)
+            more = {**(about or {}), **versions(), **measured, **found_of(video, segmenter)}
+            timeline.save(folder, **more, fingerprint=fingerprint)
+            (folder / LOG).unlink(missing_ok=True)
+        write_outputs(video, timeline, outputs, measured, passes)
+    said = [] if earlier.whole else [*remarks(video, segmenter), *earlier.remarks()]
+    return {**measured, "said": said, "weakest": weakest_of(timeline)}
 
 
 def found_of(video: Video, segmenter: Segmenter) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from matchcut.benchmarks.protocols import PROTOCOLS
 from matchcut.benchmarks.results import ObjectScores, Result, row_measures
 from matchcut.data import Sequence as Video
 from matchcut.data import read_dataset, read_truth
-from matchcut.errors import DatasetError, MaskError, MatchcutError
-from matchcut.files import atomic_path, make_folder, output_error, write_csv
+from matchcut.errors import DatasetError, MaskError, MatchcutError, OutputError
+from matchcut.files import atomic_path, make_folder, write_csv
 from matchcut.folders import files_in
+from matchcut.manifest import Manifest, check_folder, in_the_way, is_inside, run_folder
 from matchcut.masks import LabelMap, object_ids, read_mask
 
-REPORT = "report.json"
+KIND = "an evaluation"
+REPORT, SUBMISSION = "report.json", "submission.zip"
 OWN = (
     "global_results-*.csv",
     "per-sequence_results-*.csv",
@@ -28,7 +30,7 @@ OWN = (
     "plots/*.png",
     "plots/over-time/*.png",
 )
-"""What a report writes beside `report.json`; what an earlier one left of it is removed before anything is written."""
+"""What a report writes beside `report.json`; what an earlier one wrote of it is removed before anything is written."""
 
 _FORMAT = "matchcut report 1"
 _FRAMES = 50  # in compare-frames.csv
@@ -61,33 +63,70 @@ def write_report(result: Result, out: Path, compare: Result | None = None, *, dr
     `compare-frames.csv` (the 50 frames that differ most), `compare.json` (the global row), and their plots, with
     pictures of those frames if the benchmark's images are at hand; A is `result`, B is `compare`.
 
-    What an earlier report left in the folder is removed first, `report.json` before all else, and it is written last:
-    where it stands, all else is of its run.
+    What an earlier report wrote into the folder is removed first, and `report.json` is written last: where it stands,
+    all else is of its run. Nothing else is touched.
 
     Returns:
         The files, in the order they were written.
 
     Raises:
         DatasetError: `compare` is of another benchmark or split, or has other sequences, objects or frames.
-        OutputError: the folder cannot be written to.
+        OutputError: the folder cannot be written to, or a file that no report wrote has the name of one of these.
     """
     if compare is not None:
         check_comparable(result, compare)
-    make_folder(out)
-    _clear(out)
-    written = []
-    measures = row_measures(result)
-    rows = [[one.name, *(one.summary.get(name, math.nan) for name in measures)] for one in result.objects]
-    split = _file_name(result.split)
-    written.append(write_csv(out / f"global_results-{split}.csv", result.summary, [list(result.summary.values())]))
-    written.append(write_csv(out / f"per-sequence_results-{split}.csv", ["Sequence", *measures], rows))
-    if draw:
-        written += _draw(result, out / "plots")
-    if compare is not None:
-        written += _write_comparison(result, compare, out, draw=draw)
-    with atomic_path(out / REPORT) as temporary:
-        temporary.write_text(_encode(result), encoding="utf-8")
+    stale = [*Manifest(out).matching(OWN), REPORT]
+    with run_folder(out, KIND, [*stale, *_names(result, compare)], inputs=[result.masks], resume=True) as manifest:
+        manifest.remove([REPORT])
+        manifest.remove(OWN)
+        written = []
+        measures = row_measures(result)
+        rows = [[one.name, *(one.summary.get(name, math.nan) for name in measures)] for one in result.objects]
+        tables = [out / name for name in _tables(result)]
+        written.append(write_csv(tables[0], result.summary, [list(result.summary.values())]))
+        written.append(write_csv(tables[1], ["Sequence", *measures], rows))
+        if draw:
+            written += _draw(result, out / "plots")
+        if compare is not None:
+            written += _write_comparison(result, compare, out, draw=draw)
+        with atomic_path(out / REPORT) as temporary:
+            temporary.write_text(_encode(result), encoding="utf-8")
     return [*written, out / REPORT]
+
+
+def _tables(result: Result) -> list[str]:
+    split = _file_name(result.split)
+    return [f"global_results-{split}.csv", f"per-sequence_results-{split}.csv"]
+
+
+def _plot_name(sequence: str) -> str:
+    return f"plots/over-time/{_file_name(sequence) or 'all'}.png"
+
+
+def _names(result: Result, compare: Result | None) -> list[str]:
+    """The paths in its folder of all that a report may write."""
+    plots_of = [_plot_name(one.sequence) for one in result.objects]
+    compared = [one for one in OWN if "*" not in one] + ["plots/compare.png", "plots/compare-frames.png"]
+    names = [*_tables(result), "plots/sequences.png", "plots/precision-recall.png", *dict.fromkeys(plots_of)]
+    return names + compared if compare is not None else names
+
+
+def check_report_folder(out: Path, *, overwrite: bool = False, compare: Path | None = None) -> None:
+    """Before anything is scored: whether a report can be written into a folder.
+
+    Args:
+        overwrite: an earlier report there may be replaced.
+        compare: the folder of the other report.
+
+    Raises:
+        OutputError: the folder holds something and `overwrite` is not set, or a report that was not written here, or
+            the one that is to be compared with.
+    """
+    manifest = check_folder(out, KIND, overwrite=overwrite, goes_on=False)
+    if compare is not None and is_inside(compare, out):
+        raise OutputError(f"{compare} is compared with, and lies in {out}: give another folder with -o")
+    if (out / REPORT).exists() and not manifest.owns(out / REPORT):
+        raise OutputError(in_the_way(out / REPORT))
 
 
 def read_report(path: Path) -> Result:
@@ -175,7 +214,7 @@ def _draw(result: Result, folder: Path) -> list[Path]:
         if one.frames and one.values:
             sequences.setdefault(one.sequence, []).append(one)
     for name, objects in sequences.items():
-        path = folder / "over-time" / f"{_file_name(name) or 'all'}.png"
+        path = folder.parent / _plot_name(name)
         save(plots.scores_over_time(objects), path)
         written.append(path)
     return written
@@ -275,17 +314,6 @@ def _prediction(folder: Path, frame: str, truth: LabelMap) -> LabelMap:
         return read_mask(path)
     except MaskError:
         return read_mask(path, threshold=0.5)
-
-
-def _clear(out: Path) -> None:
-    """Remove what an earlier report wrote, `report.json` first, and nothing else."""
-    try:
-        (out / REPORT).unlink(missing_ok=True)
-        for pattern in OWN:
-            for path in out.glob(pattern):
-                path.unlink()
-    except OSError as error:
-        raise output_error(out, error) from error
 
 
 def _file_name(name: str) -> str:

@@ -26,21 +26,23 @@ from numpy.typing import NDArray
 
 from matchcut.benchmarks.automatic import segment_sequence
 from matchcut.benchmarks.protocols import Protocol, find_protocol
-from matchcut.benchmarks.report import OWN, REPORT
+from matchcut.benchmarks.report import KIND, OWN, REPORT, SUBMISSION
 from matchcut.data import Sequence, check_dataset, prompts, read_joints, read_truth
 from matchcut.errors import MatchcutError, ModelError, OutputError
-from matchcut.files import atomic_path, make_folder, output_error
+from matchcut.files import atomic_path, make_folder
 from matchcut.folders import VIDEOS
+from matchcut.manifest import check_folder, is_inside, noted_in, run_folder
 from matchcut.masks import write_mask
 from matchcut.metrics import joint_positions
 from matchcut.models.base import AutomaticModel, GuidedModel
 from matchcut.models.mask_vos import MaskVOS
 from matchcut.tracking.automatic import Segmenter
+from matchcut.tracking.outputs import can_be_read
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
 from matchcut.video.reader import Video
 from matchcut.weights.specs import AUTOMATIC, model_name
-from matchcut.weights.store import load_model
+from matchcut.weights.store import model_of
 
 Say = Callable[[str], None]
 Record = dict[str, Any]
@@ -50,7 +52,8 @@ PUBLISHED: dict[str, tuple[int, int]] = {"vip": (560, 4), "jhmdb": (320, 7)}
 al., NeurIPS 2020; sizes: Li et al., NeurIPS 2019, whose scripts others use."""
 SIGMA = 0.5
 """Of a joint's heat map, in cells of the grid (Li et al., NeurIPS 2019)."""
-SUBMISSION = "submission.zip"
+CHECKPOINT, LOG = ".ckpt", ".jsonl"
+"""What is beside a sequence's record while it runs; short, since its name may be as long as a file's."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,7 @@ class Choice:
         Raises:
             ModelError: no such model, preset, backbone, weights, device or precision.
         """
-        if self.model is None or isinstance(self.model, str):
-            model: Any = load_model(self.model, preset=self.preset, backbone=self.backbone, weights=self.weights)
-        else:
-            model = self.model
+        model = model_of(self.model, preset=self.preset, backbone=self.backbone, weights=self.weights)
         if protocol.task == "jhmdb" and isinstance(model, MaskVOS):
             model = model.with_settings(blend=1.0, edge=None, target=0.0)  # joints are no masks: carried, not decoded
         size, policy = self.size, None
@@ -89,9 +89,8 @@ class Choice:
         Raises:
             ModelError: no such model, weights, device or precision.
         """
-        model: Any = self.model
-        if model is None or isinstance(model, str):
-            model = load_model(model or AUTOMATIC, preset=self.preset, backbone=self.backbone, weights=self.weights)
+        model = AUTOMATIC if self.model is None else self.model
+        model = model_of(model, preset=self.preset, backbone=self.backbone, weights=self.weights)
         return Segmenter(model, size=self.size, device=self.device, precision=self.precision)
 
     def runner(self, protocol: Protocol) -> Tracker | Segmenter:
@@ -135,29 +134,41 @@ def run_benchmark(
     Raises:
         DatasetError: all that is wrong with the benchmark, a line each.
         ModelError: the model cannot be loaded, or is not one for this benchmark.
-        OutputError: OUT holds something else, or cannot be written to.
+        OutputError: OUT holds something else, or what is read, or cannot be written to.
     """
     protocol, root, out = find_protocol(benchmark), Path(root), Path(out)
     if processes > 1 and not (choice.model is None or isinstance(choice.model, str)):
         raise ModelError("several processes load the model by its name; give a name, or one process")
     found = check_dataset(protocol.dataset, root, split or protocol.split, sequences)
     runner = choice.runner(protocol)
-    _check_folder(out, overwrite=overwrite, resume=resume)
+    manifest = check_folder(out, KIND, overwrite=overwrite, resume=resume)
+    folders = _folders_of(found, out)
+    ruined = set(manifest.ruined((path for one in found for path in _files(one, protocol, out)), can_be_read))
     # Before anything is written or run: a run of something else shows here.
-    finished = {one.name: record for one in found if resume and (record := _finished(one, protocol, runner, out))}
-    _clear(out, everything=not resume)
-    make_folder(out / "masks")
-    make_folder(out / "runs")
+    finished = {
+        one.name: record for one in found if resume and (record := _finished(one, protocol, runner, out, ruined))
+    }
     todo = [one for one in found if one.name not in finished]
-    processes = min(processes, len(todo))
-    work = partial(_run, protocol, runner, out, choice)
-    done = _in_processes(todo, protocol, choice, out, processes) if processes > 1 else (work(one) for one in todo)
-    for count, (name, record) in enumerate(finished.items(), start=1):
-        say(f"{count:4d}/{len(found)}  {name}: {record['frames']} frames, done before")
-    with closing(done):  # however this ends, no process is left
-        for count, record in enumerate(done, start=1 + len(finished)):
-            line = f"{record['sequence']}: {record['frames']} frames in {record['seconds']:.1f} s"
-            say(f"{count:4d}/{len(found)}  {line}")
+    files = [path for one in todo for path in _files(one, protocol, out)]
+    stale = manifest.matching((REPORT, *OWN, SUBMISSION))  # of other masks than there will be
+    names = [*stale, *(path.relative_to(out).as_posix() for path in files)]
+    inputs = [*folders, *([Path(choice.weights)] if choice.weights else [])]
+    how: Any = {"overwrite": overwrite, "resume": resume, "ruined": ruined}
+    with run_folder(out, KIND, names, inputs=inputs, **how) as manifest:
+        manifest.remove(stale)
+        make_folder(out / "masks")
+        make_folder(out / "runs")
+        for path in sorted(ruined) if resume else ():
+            say(f"{path} was damaged; it is made anew")
+        processes = min(processes, len(todo))
+        work = partial(_run, protocol, runner, out, choice)
+        done = _in_processes(todo, protocol, choice, out, processes) if processes > 1 else (work(one) for one in todo)
+        for count, (name, record) in enumerate(finished.items(), start=1):
+            say(f"{count:4d}/{len(found)}  {name}: {record['frames']} frames, done before")
+        with closing(done):  # however this ends, no process is left
+            for count, record in enumerate(done, start=1 + len(finished)):
+                line = f"{record['sequence']}: {record['frames']} frames in {record['seconds']:.1f} s"
+                say(f"{count:4d}/{len(found)}  {line}")
     return found
 
 
@@ -210,64 +221,68 @@ def _work(sequence: Sequence) -> Record:
 # --- the folder
 
 
-def _check_folder(out: Path, *, overwrite: bool, resume: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file: give a folder with -o")
-    make_folder(out)
-    try:
-        held = sorted(one.name for one in out.iterdir())
-    except OSError as error:
-        raise output_error(out, error) from error
-    if held and not overwrite and not resume:
-        raise OutputError(
-            f"{out} is not empty (it holds {held[0]}): --overwrite replaces an earlier run, --resume goes on with it"
-        )
+def _folders_of(found: Iterable[Sequence], out: Path) -> list[Path]:
+    """The folders that the frames and truths of sequences lie in.
+
+    Raises:
+        OutputError: one of them lies in `out`, where masks would pass for truths.
+    """
+    files = (
+        path for one in found for path in (*one.images.values(), *(path for of in one.truths.values() for path in of))
+    )
+    folders = list(dict.fromkeys(path.parent for path in files))
+    if inner := next((one for one in folders if is_inside(one, out)), None):
+        raise OutputError(f"{inner} is read, and lies in {out}: give another folder with -o")
+    return folders
 
 
-def _clear(out: Path, *, everything: bool) -> None:
-    """Remove what was made of other masks than there will be, and halves of files; with `everything`, all of a run."""
-    try:
-        for pattern in (REPORT, *OWN, SUBMISSION, "runs/.*"):
-            for path in out.glob(pattern):
-                path.unlink()
-        for record in (out / "runs").glob("*.json"):
-            folder = out / "masks" / record.stem
-            for path in folder.glob("*.png" if everything else ".*.png"):
-                path.unlink()
-            if everything:
-                with suppress(OSError):  # where something else lies in it
-                    folder.rmdir()
-                for path in (
-                    folder.with_name(record.name),
-                    *(record.with_suffix(one) for one in (".safetensors", ".jsonl")),
-                    record,
-                ):
-                    path.unlink(missing_ok=True)
-    except OSError as error:
-        raise output_error(out, error) from error
+def _masks(sequence: Sequence, protocol: Protocol, out: Path) -> list[Path]:
+    """The files of a sequence's masks, or of its joints."""
+    place = out / "masks" / sequence.name
+    if protocol.task == "jhmdb":
+        return [place.with_name(f"{sequence.name}.json")]
+    return [place / f"{name}.png" for name in sequence.images]
 
 
-def _write_record(out: Path, record: Record) -> None:
-    with atomic_path(out / "runs" / f"{record['sequence']}.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+def _files(sequence: Sequence, protocol: Protocol, out: Path) -> list[Path]:
+    """All files that a sequence's run writes."""
+    record = out / "runs" / f"{sequence.name}.json"
+    return [*_masks(sequence, protocol, out), record, _beside(record, CHECKPOINT), _beside(record, LOG)]
 
 
-def _finished(sequence: Sequence, protocol: Protocol, runner: Tracker | Segmenter, out: Path) -> Record | None:
-    """The record of a sequence's run, None where it was not finished.
+def _beside(record: Path, suffix: str) -> Path:
+    """What goes with the record of a sequence, whose name may have dots."""
+    return record.with_name(record.name.removesuffix(".json") + suffix)
+
+
+def _write_record(out: Path, record: Record) -> Path:
+    path = out / "runs" / f"{record['sequence']}.json"
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _finished(
+    sequence: Sequence, protocol: Protocol, runner: Tracker | Segmenter, out: Path, ruined: set[Path]
+) -> Record | None:
+    """The record of a sequence's run, None where it was not finished, or is not whole.
 
     Raises:
         OutputError: it was of another input or other settings.
     """
     try:
-        record = json.loads((out / "runs" / f"{sequence.name}.json").read_text())
+        record = json.loads((out / "runs" / f"{sequence.name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        return None
+    if not isinstance(record, dict):
         return None
     with _job(sequence, protocol, runner, out) as job:
         if record.get("fingerprint") != job.fingerprint:
             raise OutputError(
                 f"{out} holds a run of {sequence.name} with another input, model or setting: --overwrite replaces it"
             )
-        return record if "seconds" in record and all(path.exists() for path in job.wanted) else None
+        whole = all(path.exists() and path not in ruined for path in job.wanted)
+        return record if whole and {"seconds", "frames"} <= record.keys() else None
 
 
 # --- one sequence
@@ -293,7 +308,7 @@ def _job(sequence: Sequence, protocol: Protocol, runner: Tracker | Segmenter, ou
     place = out / "masks" / sequence.name
     film = files[0].suffix.lower() in VIDEOS
     with Video(files[0], start=first) if film else Video(files[first:]) as video:
-        wanted = [place / f"{name}.png" for name in names]
+        wanted = _masks(sequence, protocol, out)
         if isinstance(runner, Segmenter):
             files_of = place if protocol.objects == "one" else None  # else the masks are made into something else
             timeline = Timeline(video, files_of, correctable=False)
@@ -306,8 +321,7 @@ def _job(sequence: Sequence, protocol: Protocol, runner: Tracker | Segmenter, ou
             grid = getattr(tracker.model, "grid", 8)
             heat = _heat(joints, video.size, scale * grid, scale * getattr(tracker.model, "mask_grid", grid))
             timeline.annotate(0, (1 + heat[1:].argmax(0)).astype(np.uint8))  # for the fingerprint alone
-            path = place.with_name(f"{sequence.name}.json")
-            yield _Job(timeline, tracker.fingerprint(timeline), first, [path], joints, heat)
+            yield _Job(timeline, tracker.fingerprint(timeline), first, wanted, joints, heat)
             return
         for frame, ids in given.items():
             labels = read_truth(sequence, frame)
@@ -318,17 +332,17 @@ def _job(sequence: Sequence, protocol: Protocol, runner: Tracker | Segmenter, ou
 def _run(protocol: Protocol, runner: Tracker | Segmenter, out: Path, choice: Choice, sequence: Sequence) -> Record:
     """Run one sequence; the record of it, which is written before and, with the seconds, after."""
     started = perf_counter()
-    with _job(sequence, protocol, runner, out) as job:
+    with noted_in(out), _job(sequence, protocol, runner, out) as job:
         about = {"sequence": sequence.name, "fingerprint": job.fingerprint, "frames": len(sequence.images)}
         record = about | choice.described(protocol)
-        _write_record(out, record)
+        written = _write_record(out, record)
         if isinstance(runner, Segmenter):
             make_folder(job.wanted[0].parent)
-            log = out / "runs" / f"{sequence.name}.jsonl"
+            log = _beside(written, LOG)
             segment_sequence(protocol, runner, job.timeline, job.wanted, log, job.fingerprint)
         elif job.joints is None:
             make_folder(job.wanted[0].parent)
-            runner.fill(job.timeline, checkpoint=out / "runs" / f"{sequence.name}.safetensors")
+            runner.fill(job.timeline, checkpoint=_beside(written, CHECKPOINT))
             for path in job.wanted[: job.first]:  # before the first object enters
                 write_mask(path, np.zeros(job.timeline.size, np.uint8))
         else:
@@ -345,7 +359,7 @@ def _carry_joints(job: _Job, tracker: Tracker) -> None:
     later = (joint_positions(soft[1:], video.size) for soft in tracker.stream_soft(video, job.heat))
     rows = [[None if np.isnan(joint).any() else joint.tolist() for joint in frame] for frame in (job.joints, *later)]
     with atomic_path(job.wanted[0]) as temporary:
-        temporary.write_text(json.dumps(rows) + "\n")
+        temporary.write_text(json.dumps(rows) + "\n", encoding="utf-8")
 
 
 def _heat(joints: NDArray[np.float64], size: tuple[int, int], cell: float, read: float) -> NDArray[np.float32]:

@@ -2,10 +2,15 @@
 
 import sys
 
+import matchcut.cli.clock  # noqa: F401  begins to count
+
+# isort: split
 import typer
 
 from matchcut.cli.benchmarks import evaluate, score
 from matchcut.cli.masks import segment, track
+from matchcut.cli.shared import check_words
+from matchcut.cli.terminal import any_text, tell
 from matchcut.cli.training import models, reproduce, train
 from matchcut.errors import MatchcutError
 
@@ -30,8 +35,10 @@ for _command in (track, segment, score, evaluate, train, reproduce, models):
 
 def main() -> None:
     """Run the command line: exit status 2 and one line for bad input."""
-    try:
-        app()
-    except MatchcutError as error:
-        typer.echo(f"matchcut: {error}", err=True)
-        sys.exit(2)
+    with any_text():
+        try:
+            check_words(sys.argv[1:])
+            app()
+        except MatchcutError as error:
+            tell(f"matchcut: {error}")
+            sys.exit(2)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from matchcut.cli import options
-from matchcut.cli.shared import resumable
+from matchcut.cli.shared import check_one_of, resumable
+from matchcut.cli.terminal import say, starting, tell
 from matchcut.errors import PromptError
 
 if TYPE_CHECKING:
@@ -31,12 +32,18 @@ def score(
     reference_fault: Annotated[
         bool, typer.Option("--reference-fault", help="Decay as the reference code has it beyond 256 frames.")
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report in -o.")] = False,
 ) -> None:
     """Score anyone's masks by a benchmark's official protocol."""
-    from matchcut.benchmarks.score import score as run_score
+    from matchcut.benchmarks.report import check_report_folder
 
+    if out is not None:
+        check_report_folder(out, overwrite=overwrite, compare=compare)
     if missing not in ("error", "empty"):
         raise PromptError(f'--missing {missing}: expected "error" or "empty"')
+    starting()
+    from matchcut.benchmarks.score import score as run_score
+
     wanted: Any = {"split": split, "missing": missing, "processes": processes, "reference_fault": reference_fault}
     result = run_score(benchmark, root, masks, sequences=_names(sequences, more), **wanted)
     if compare is None:
@@ -73,6 +80,8 @@ def evaluate(
     resume: options.Resume = False,
 ) -> None:
     """Run a model on a benchmark and score it by the official protocol."""
+    check_one_of(overwrite=overwrite, resume=resume)
+    starting()
     from matchcut.benchmarks.protocols import find_protocol
 
     names, protocol = _names(sequences, more), find_protocol(benchmark)
@@ -83,7 +92,7 @@ def evaluate(
 
         found = check_dataset(protocol.dataset, root, split or protocol.split, names)
         frames = sum(len(one.images) for one in found)
-        typer.echo(f"{benchmark}: {len(found)} sequences, {frames} frames, nothing is wrong")
+        say(f"{benchmark}: {len(found)} sequences, {frames} frames, nothing is wrong")
         return
     if out is None:
         raise PromptError("say where results go: -o FOLDER")
@@ -99,20 +108,20 @@ def evaluate(
     how: Any = {"size": size, "device": device, "precision": precision, "processes": processes}
     what: Any = {"split": split, "sequences": names, "overwrite": overwrite, "resume": resume}
     with resumable():
-        result = api.evaluate(
-            benchmark, root, out, **what, **chosen, **how, say=lambda line: typer.echo(line, err=True)
-        )
-    typer.echo(f"masks     {out / 'masks'}")
+        result = api.evaluate(benchmark, root, out, **what, **chosen, **how, say=tell)
+    say(f"masks     {out / 'masks'}")
     if submission:
-        from matchcut.benchmarks.run import SUBMISSION
+        from matchcut.benchmarks.report import SUBMISSION
         from matchcut.benchmarks.submission import write_submission
         from matchcut.data import read_dataset
+        from matchcut.manifest import noted_in
 
         found = read_dataset(protocol.dataset, root, split or protocol.split, names)
-        write_submission(found, out / "masks", out / SUBMISSION)
-        typer.echo(f"zip       {out / SUBMISSION}")
+        with noted_in(out):
+            write_submission(found, out / "masks", out / SUBMISSION)
+        say(f"zip       {out / SUBMISSION}")
     if result is None:
-        typer.echo("not scored: the truth is not public; the benchmark's server scores the masks")
+        say("not scored: the truth is not public; the benchmark's server scores the masks")
     else:
         _report(result, out, other)
 
@@ -126,14 +135,14 @@ def _names(sequences: list[str] | None, more: list[str] | None) -> list[str] | N
 def _report(result: "Result", out: Path | None, other: "Result | None" = None) -> None:
     from matchcut.benchmarks.results import table
 
-    typer.echo(table(result))
+    say(table(result))
     if result.missing:
-        typer.echo(f"\n{len(result.missing)} missing predictions count as empty: {_few(result.missing)}")
+        say(f"\n{len(result.missing)} missing predictions count as empty: {_few(result.missing)}")
     if out is not None:
         from matchcut.benchmarks.report import write_report
 
         for path in write_report(result, out, other):
-            typer.echo(f"written   {path}")
+            say(f"written   {path}")
 
 
 def _few(names: tuple[str, ...]) -> str:

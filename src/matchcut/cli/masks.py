@@ -6,7 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from matchcut.cli import options
-from matchcut.cli.shared import Bar, folders_of, one_each, parse_box, resumable, summarise
+from matchcut.cli.clock import Clock
+from matchcut.cli.shared import Bar, boxes_of, check_one_of, correct, folders_of, one_each, resumable, summarise
+from matchcut.cli.terminal import starting
 from matchcut.errors import PromptError
 
 
@@ -16,13 +18,18 @@ def track(
     ],
     out: options.Out,
     mask: Annotated[
-        list[Path] | None, typer.Option(help="Mask of the objects on the first frame; of several inputs, one each.")
+        list[Path] | None,
+        typer.Option(help="Mask of the objects on the first frame; of several inputs one, or one each."),
     ] = None,
     masks: Annotated[
         list[Path] | None, typer.Option(help="Folder of masks named after their frames: later objects, corrections.")
     ] = None,
     box: Annotated[
-        list[str] | None, typer.Option(help="left,top,right,bottom in pixels instead of a mask; once an object.")
+        list[str] | None,
+        typer.Option(
+            help="left,top,right,bottom in pixels instead of a mask. For one input, one an object; for several inputs "
+            "one, or one each."
+        ),
     ] = None,
     frame: Annotated[int, typer.Option(help="The frame that --mask or --box is of.", min=0)] = 0,
     threshold: Annotated[
@@ -46,41 +53,52 @@ def track(
     resume: options.Resume = False,
 ) -> None:
     """Carry the mask of a video's objects to every frame."""
+    check_one_of(overwrite=overwrite, resume=resume)
+    if cutout not in (None, "png", "mov"):
+        raise PromptError(f'--cutout {cutout}: expected "png" or "mov"')
+    if sum(map(bool, (mask, masks, box))) != 1:
+        raise PromptError("give one of --mask FILE, --masks FOLDER and --box left,top,right,bottom")
+    prompts = one_each(inputs, mask or masks, "--mask" if mask else "--masks")
+    boxes = boxes_of(inputs, box or [])
+    starting()
     from matchcut import api
     from matchcut.tracking.outputs import Outputs
     from matchcut.tracking.tracker import Tracker
     from matchcut.video.reader import Video
 
-    if cutout not in (None, "png", "mov"):
-        raise PromptError(f'--cutout {cutout}: expected "png" or "mov"')
-    boxes = [parse_box(one) for one in box or []]
-    prompts = one_each(inputs, mask or masks, "--mask" if mask else "--masks")
-    if sum(map(bool, (mask, masks, boxes))) != 1:
-        raise PromptError("give one of --mask FILE, --masks FOLDER and --box left,top,right,bottom")
     videos = [Video(one, start=start, end=end, stride=stride, allow_truncated=allow_truncated) for one in inputs]
     folders = folders_of(out, videos)
-    for video, prompt in zip(videos, prompts, strict=True):  # what does not fit is said before anything is written
+    for video, prompt, around in zip(videos, prompts, boxes, strict=True):  # said before anything is written
         if video.seekable:
-            api.annotations_of(video, prompt, boxes, frame=frame, threshold=threshold)
-    network: Any = api.load_model(model, preset=preset, backbone=backbone, weights=str(weights) if weights else None)
+            api.annotations_of(video, prompt, around, frame=frame, threshold=threshold)
+    network: Any = api.load_model(model, preset=preset, backbone=backbone, weights=weights)
     wanted: Any = {"overlay": overlay, "cutout": cutout, "coco": coco}
-    for video, prompt, folder in zip(videos, prompts, folders, strict=True):
+    selected = {
+        "start": start,
+        "end": end,
+        "stride": stride if stride > 1 else None,
+        "allow-truncated": allow_truncated,
+    }
+    chosen = {"model": model, "preset": preset, "backbone": backbone, "weights": weights, "size": size}
+    clock = Clock()
+    for source, video, prompt, around, folder in zip(inputs, videos, prompts, boxes, folders, strict=True):
         tracker = Tracker(network, size=size, device=device, precision=precision)
         about = api.about_model(model, preset, backbone, tracker)
         outputs = Outputs(folder, video.size, video.frame_rate, source=video, **wanted)
         with resumable(), Bar(video.name) as bar:
             measured = api.run(
-                *(video, tracker, folder, outputs, prompt, boxes),
+                *(video, tracker, folder, outputs, prompt, around),
                 frame=frame,
                 threshold=threshold,
                 overwrite=overwrite,
                 resume=resume,
+                inputs=[weights] if weights else [],
                 about=about,
-                progress=bar.update,
+                passes=api.Passes(clock.lap(), bar.begin, bar.update),
             )
-        summarise(folder, measured, wanted)
-        for line in outputs.said:
-            typer.echo(f"note      {line}")
+        given = prompt if prompt is not None and prompt.is_dir() else None
+        summarise(folder, measured, wanted, [*outputs.said, *measured["said"]])
+        correct(folder, measured["weakest"], source, {**selected, **chosen, **wanted}, given)
 
 
 def segment(
@@ -113,6 +131,10 @@ def segment(
     resume: options.Resume = False,
 ) -> None:
     """Cut out the primary moving object, with no prompt."""
+    check_one_of(overwrite=overwrite, resume=resume)
+    if cutout not in (None, "png", "mov"):
+        raise PromptError(f'--cutout {cutout}: expected "png" or "mov"')
+    starting()
     from matchcut import api
     from matchcut.tracking.automatic import Segmenter
     from matchcut.tracking.outputs import Outputs
@@ -120,14 +142,19 @@ def segment(
     from matchcut.video.reader import Video
     from matchcut.weights.specs import AUTOMATIC
 
-    if cutout not in (None, "png", "mov"):
-        raise PromptError(f'--cutout {cutout}: expected "png" or "mov"')
     videos = [Video(one, start=start, end=end, stride=stride, allow_truncated=allow_truncated) for one in inputs]
-    folders, name = folders_of(out, videos), model or AUTOMATIC
-    network: Any = api.load_model(name, weights=str(weights) if weights else None)
+    folders, name = folders_of(out, videos), AUTOMATIC if model is None else model
+    network: Any = api.load_model(name, weights=weights)
     guided: Any = api.load_model() if track or objects else None
     wanted: Any = {"overlay": overlay, "cutout": cutout, "coco": coco}
-    for video, folder in zip(videos, folders, strict=True):
+    selected = {
+        "start": start,
+        "end": end,
+        "stride": stride if stride > 1 else None,
+        "allow-truncated": allow_truncated,
+    }
+    clock = Clock()
+    for given, video, folder in zip(inputs, videos, folders, strict=True):
         cache = flow_cache / video.name if flow_cache and len(videos) > 1 else flow_cache
         source = api.flow_source(flow, weights=flow_weights, cache=cache, device=device)
         segmenter = Segmenter(network, size=size, device=device, precision=precision, flow=source)
@@ -140,11 +167,9 @@ def segment(
                 after=("objects" if objects else "track") if tracker else None,
                 overwrite=overwrite,
                 resume=resume,
+                inputs=[one for one in (weights, flow_weights) if one],
                 about=api.about_model(name, None, None, segmenter),
-                progress=bar.update,
+                passes=api.Passes(clock.lap(), bar.begin, bar.update),
             )
-        summarise(folder, measured, wanted)
-        for line in outputs.said:
-            typer.echo(f"note      {line}")
-        for line in measured["said"]:
-            typer.echo(f"note      {line}")
+        summarise(folder, measured, wanted, [*outputs.said, *measured["said"]])
+        correct(folder, measured["weakest"], given, {**selected, **wanted})

@@ -8,6 +8,7 @@ import typer
 
 from matchcut.cli import options
 from matchcut.cli.shared import resumable
+from matchcut.cli.terminal import say, starting, tell
 
 
 def train(
@@ -19,12 +20,13 @@ def train(
     cache: Annotated[Path | None, typer.Option(help="Folder for decoded frames, to be shared by runs.")] = None,
 ) -> None:
     """Train a network on raw video by a recipe; under torchrun, on several processes."""
+    starting()
     from matchcut import api
 
     with resumable():
-        written = api.train(recipe, data, out, resume=resume, device=device, cache=cache, say=typer.echo)
+        written = api.train(recipe, data, out, resume=resume, device=device, cache=cache, say=say)
     if int(os.environ.get("RANK", 0)) == 0:  # of torchrun's processes one tells
-        typer.echo(f"weights   {written}")
+        say(f"weights   {written}")
 
 
 def reproduce(
@@ -37,14 +39,16 @@ def reproduce(
     weights: Annotated[Path | None, typer.Option(help="A training run's, instead of those shipped.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Of each training.", min=1)] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this row; may be repeated.")] = None,
+    precision: Annotated[str | None, typer.Option(help="Of the networks: float32, bfloat16 or auto.")] = None,
 ) -> None:
     """Make a table, a figure or a proof of one of the papers."""
+    starting()
     from matchcut.reproduce import reproduce as make
 
-    asked = {"root": root, "data": data, "weights": weights, "epochs": epochs, "only": only}
+    asked = {"root": root, "data": data, "weights": weights, "epochs": epochs, "only": only, "precision": precision}
     given: Any = {name: value for name, value in asked.items() if value not in (None, [])}
-    for path in make(paper, what, out, seed=seed, say=lambda line: typer.echo(line, err=True), **given):
-        typer.echo(f"written   {path}")
+    for path in make(paper, what, out, seed=seed, say=tell, **given):
+        say(f"written   {path}")
 
 
 def models() -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from matchcut.errors import DatasetError, MaskError
+from matchcut.manifest import is_plain_name
 from matchcut.masks import LabelMap, MaskReader, object_ids, read_mask
 from matchcut.pictures import ValueRange, open_picture, stored_values
 from matchcut.video.images import UNREADABLE
@@ -45,6 +46,9 @@ class ObjectInfo:
 class Sequence:
     """A video of a benchmark. Nothing is decoded to make one; `checks.check` says what is wrong with it.
 
+    Raises:
+        DatasetError: a name, of the sequence or of a frame, that may lead out of a folder.
+
     Attributes:
         name: of the sequence, as predictions are filed under.
         images: frame name (the stem of its file) to image file, in order. The frames of a video file are named by
@@ -65,6 +69,16 @@ class Sequence:
     enters_later: bool = False
     objects: dict[int, ObjectInfo] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Names come from lists and JSON that somebody else wrote, and files are named after them."""
+        listed = (frame for one in self.objects.values() for frame in one.frames)
+        for name in (self.name or "one", *self.images, *self.truths, *listed):  # none where there is but one
+            if not is_plain_name(name):
+                raise DatasetError(
+                    f"{name!r}: not the name of a sequence or frame, which is that of a file in a folder; mend the "
+                    "list or JSON that holds it"
+                )
 
     @cached_property
     def reader(self) -> MaskReader | None:

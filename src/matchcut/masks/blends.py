@@ -3,6 +3,8 @@
 Every picture here is uint8 (H, W, C). OpenCV is imported where it is used.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,22 +21,47 @@ _NEAR, _RARER, _APART = 4, 16, 32
 _SMALL_STEP, _SMALL_SHARE, _MANY = 4, 0.7, 32
 
 
-def is_blended(pixels: Pixels) -> bool:
-    """Whether edges are blends of what they part, as in an anti-aliased mask or a photo.
+@dataclass(frozen=True)
+class Edges:
+    """The edge pixels of a picture: those that are not the centre of a 3x3 block of their own value.
 
-    A pixel is stray if it lies in no 3x3 block of its own value (its region there is a thin edge, without interior)
-    and has both a lower and a higher value around it, as a blend of two regions has. More than 12 % of the edge pixels
-    are stray then; true objects, however small, have such pixels only where three regions meet.
+    Attributes:
+        total: how many there are.
+        loose: how many of them lie in no such block at all.
+        stray: how many of the loose ones have both a lower and a higher value around them, as a blend of two regions.
     """
-    lowest, highest, loose, edge = _neighbourhoods(pixels)
-    between = ((lowest < pixels) & (pixels < highest)).any(axis=2)
-    return int((between & loose).sum()) > _STRAY_SHARE * max(1, edge)
 
+    total: int
+    loose: int
+    stray: int
 
-def is_dithered(pixels: Pixels) -> bool:
-    """Whether most edge pixels lie in no 3x3 block of their own value: speckles in place of a colour that lacked."""
-    _, _, loose, edge = _neighbourhoods(pixels)
-    return int(loose.sum()) > _LOOSE_SHARE * max(1, edge)
+    @classmethod
+    def of(cls, pixels: Pixels) -> "Edges":
+        """Those of a picture."""
+        import cv2
+
+        pixels = np.ascontiguousarray(pixels)
+        kernel = np.ones((3, 3), np.uint8)
+        lowest = cv2.erode(pixels, kernel).reshape(pixels.shape)
+        highest = cv2.dilate(pixels, kernel).reshape(pixels.shape)
+        interior = (lowest == highest).all(axis=2)  # what an erosion of each value's region leaves
+        loose = cv2.dilate(interior.view(np.uint8), kernel) == 0
+        between = ((lowest < pixels) & (pixels < highest)).any(axis=2)
+        return cls(int((~interior).sum()), int(loose.sum()), int((between & loose).sum()))
+
+    @property
+    def blended(self) -> bool:
+        """Whether edges are blends of what they part, as in an anti-aliased mask or a photo.
+
+        More than 12 % of the edge pixels are stray then; true objects, however small, have such pixels only where three
+        regions meet.
+        """
+        return self.stray > _STRAY_SHARE * max(1, self.total)
+
+    @property
+    def dithered(self) -> bool:
+        """Whether most edge pixels are loose: speckles in place of a colour that lacked."""
+        return self.loose > _LOOSE_SHARE * max(1, self.total)
 
 
 def has_near_copies(values: NDArray[np.integer], counts: NDArray[np.integer]) -> bool:
@@ -74,17 +101,3 @@ def is_large_area(inside: NDArray[np.bool_]) -> bool:
     kernel = np.ones((side, side), np.uint8)
     # Beyond the picture counts as outside, so that a border along its edge stays a border.
     return bool(cv2.erode(inside.view(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0).any())
-
-
-def _neighbourhoods(pixels: Pixels) -> tuple[Pixels, Pixels, NDArray[np.bool_], int]:
-    """The lowest and highest values around each pixel, which pixels lie in no 3x3 block of their own value, and how
-    many are no such block's centre: the edge pixels."""
-    import cv2
-
-    pixels = np.ascontiguousarray(pixels)
-    kernel = np.ones((3, 3), np.uint8)
-    lowest = np.asarray(cv2.erode(pixels, kernel), np.uint8).reshape(pixels.shape)
-    highest = np.asarray(cv2.dilate(pixels, kernel), np.uint8).reshape(pixels.shape)
-    interior = (lowest == highest).all(axis=2)  # what an erosion of each value's region leaves
-    loose = cv2.dilate(interior.view(np.uint8), kernel) == 0
-    return lowest, highest, loose, int((~interior).sum())

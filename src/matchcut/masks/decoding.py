@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matchcut.errors import MaskError
-from matchcut.masks.blends import has_near_copies, is_blended, is_dithered, is_large_area, is_ramp
+from matchcut.masks.blends import Edges, has_near_copies, is_large_area, is_ramp
 from matchcut.masks.labels import BACKGROUND, IGNORE, MAX_OBJECTS, LabelMap, davis_palette, object_ids, values_of
 from matchcut.pictures import ValueRange, is_deep, open_picture, stored_values
 
@@ -206,7 +206,7 @@ def _of_greys(path: Path_, pixels: LabelMap, lossy: str | None) -> MaskFile:
         ids = object_ids(pixels)
         gapless = len(ids) <= _GAPLESS_IDS and ids == list(range(1, len(ids) + 1))
         counts = np.bincount(pixels.ravel(), minlength=256)[used]
-        if not gapless and (is_blended(pixels[..., None]) or is_ramp(pixels)):
+        if not gapless and (Edges.of(pixels[..., None]).blended or is_ramp(pixels)):
             raise refusal(path, f"{len(ids)} grey values, most at edges, as in an anti-aliased mask or a photo")
         if not gapless and has_near_copies(np.array(used)[:, None], counts):
             raise refusal(path, f"{len(ids)} grey values, most of them near-copies of others, as lossy files have")
@@ -232,7 +232,7 @@ def _of_colours(path: Path_, rgba: NDArray[np.uint8], lossy: str | None) -> Mask
     in_palette = all(int(colour) in known for colour in colours)
     white = bool((colours == _WHITE).any()) and is_large_area(packed == _WHITE)
     if not in_palette and all(_is_grey(int(colour)) for colour in colours):
-        if not is_binary([int(one) & 255 for one in colours]) and is_blended(rgba):
+        if not is_binary([int(one) & 255 for one in colours]) and Edges.of(rgba).blended:
             raise refusal(path, "its edges are blends of greys, as in an anti-aliased mask or a photo")
         _of_greys(path, np.ascontiguousarray(rgba[..., 0]), lossy)
     else:
@@ -249,9 +249,10 @@ def _of_colours(path: Path_, rgba: NDArray[np.uint8], lossy: str | None) -> Mask
 
 
 def _refuse_blends(path: Path_, rgba: NDArray[np.uint8]) -> None:
-    if is_blended(rgba):
+    edges = Edges.of(rgba)
+    if edges.blended:
         raise refusal(path, "its edges are blends of colours, as in an anti-aliased mask or a photo")
-    if is_dithered(rgba):
+    if edges.dithered:
         raise refusal(path, "its areas are speckles of several colours, as in a dithered picture")
 
 

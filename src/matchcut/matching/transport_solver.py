@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from matchcut.matching.transport_kernel import Given, Kernel, Products, Scores, together
+from matchcut.matching.uncompiled import uncompiled
 
 
 @dataclass
@@ -159,7 +160,7 @@ def _parts(first: Tensor, second: Tensor | None, a: Tensor, b: Tensor, scale: fl
         yield some, Given(scaled) if second is None else Products(scaled, second[some])
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def potentials(
     first: Tensor,
     second: Tensor | None,
@@ -234,7 +235,7 @@ class _Carry(torch.autograd.Function):
         return *results, None
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@uncompiled
 def carry(
     query: Tensor, reference: Tensor, f: Tensor, g: Tensor, a: Tensor, b: Tensor, values: Tensor, *, scale: float
 ) -> Tensor:

@@ -1,19 +1,25 @@
-"""Any timm backbone as a dense feature extractor at a chosen stage and stride."""
+"""Any timm backbone as a dense feature extractor at a chosen stage and stride.
+
+timm is loaded with the first backbone of its own: it takes two seconds, and the default backbone needs it not.
+"""
 
 import difflib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
-import timm.models
 import torch
 import torch.nn.functional as F
-from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from matchcut.errors import ModelError
+from matchcut.errors import ModelError, unreadable
+from matchcut.models.efficientnet_lite import Conv2dSame, EfficientNetLite0
+from matchcut.models.pretrained import FORMS, GIVE_A_FILE, where_from
+
+OWN = "tf_efficientnet_lite0"
+"""The one backbone that is not made by timm, but as timm makes it."""
 
 
 class Backbone(nn.Module):
@@ -88,6 +94,13 @@ class Backbone(nn.Module):
 
 
 def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> Any:
+    if name == OWN and not (pretrained and weights is None):
+        own = EfficientNetLite0(stride)
+        if weights is not None:
+            _load(own, name, weights)
+        return own
+    import timm
+
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3) or difflib.get_close_matches(
             name.split(".")[0], timm.list_models(), n=3
@@ -95,6 +108,13 @@ def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> An
         hint = f"; near: {', '.join(near)}" if near else ""
         raise ModelError(f"unknown backbone {name!r}: timm has no such model{hint}")
     settings: dict[str, Any] = {"pretrained": pretrained and weights is None, "num_classes": 0}
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # its part behind the dot
+        tags = ", ".join(one.rpartition(".")[2] for one in timm.list_pretrained(f"{name.split('.')[0]}.*"))
+        raise ModelError(f"unknown backbone {name!r}: timm has its weights {tags}") from error
+    if settings["pretrained"]:
+        settings |= where_from(name)
     try:
         if _is_vit(name):
             net = timm.create_model(name, **settings, dynamic_img_size=True)
@@ -111,55 +131,47 @@ def _create(name: str, stride: int, pretrained: bool, weights: str | None) -> An
             f"{name}: it cannot be used at stride {stride} on frames of any size {error}".strip()
         ) from error
     except Exception as error:  # whatever the download met
-        raise ModelError(
-            f"{name}: its weights could not be downloaded; give a file of them ({_first_line(error)})"
-        ) from error
+        raise ModelError(f"{name}: its weights could not be downloaded ({unreadable(error)}); {GIVE_A_FILE}") from error
     if weights is not None:
         _load(net, name, weights)
     return net
 
 
 def _is_vit(name: str) -> bool:
+    if name == OWN:
+        return False
+    import timm
+
     module = timm.model_entrypoint(name.split(".")[0]).__module__
     return module.rsplit(".", 1)[-1] in ("vision_transformer", "eva", "beit", "deit")
 
 
 def _load(net: nn.Module, name: str, weights: str) -> None:
     """Load timm's weights of a model from a file: all that the network has, and nothing else but a classifier."""
+    import timm.models
+
     if not Path(weights).is_file():
         raise ModelError(f"{name}: {weights} is no file of weights (there is no such file)")
     try:
-        stored = timm.models.load_state_dict(weights, use_ema=False)
+        with warnings.catch_warnings(action="ignore"):  # of odd pickles, which are refused all the same
+            stored = timm.models.load_state_dict(weights, use_ema=False, weights_only=True)
     except Exception as error:  # whatever the file made its reader raise
-        raise ModelError(f"{name}: {weights} is no file of weights ({_first_line(error)})") from error
+        why = unreadable(error)
+        raise ModelError(
+            f"{name}: {weights} is no file of weights ({why}); expected {FORMS}, of tensors alone"
+        ) from error
     own = net.state_dict()
-    missing = [key for key in own if key not in stored or stored[key].shape != own[key].shape]
+    missing = [key for key in own if getattr(stored.get(key), "shape", None) != own[key].shape]
     heads = ("fc.", "head.", "classifier.", "head_dist.", "conv_head.", "bn2.", "fc_norm.")
-    strangers = [key for key in stored if key not in own and not key.startswith(heads)]
+    strangers = [key for key in stored if key not in own and not str(key).startswith(heads)]
     if missing or strangers:
         what = f"lacks {len(missing)} of {len(own)}, as {missing[0]}" if missing else f"also holds {strangers[0]}"
         raise ModelError(f"{name}: {weights} does not hold its weights: it {what}")
     net.load_state_dict({key: stored[key] for key in own})
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
-
-
-class _Relu6(nn.Module):
-    """ReLU6 for inference, in place. bfloat16 is compared by its bits, as whole numbers: the order is the same, and
-    torch does it ten times as fast."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Of any shape."""
-        if x.dtype != torch.bfloat16 or x.device.type != "cpu" or x.requires_grad:
-            return F.relu6(x, inplace=not x.requires_grad)
-        x.view(torch.int16).clamp_(0, 0x40C0)  # the bits of 6
-        return x
-
-
 class _SameDepthwise(nn.Module):
-    """timm's `Conv2dSame`, depthwise at stride 2, for inference: without a padded copy of its input, which takes longer
+    """A `Conv2dSame`, depthwise at stride 2, for inference: without a padded copy of its input, which takes longer
     than the convolution.
 
     Of an even size, "same" pads one more after than before. So does a kernel that begins with zeros.
@@ -187,8 +199,8 @@ def _is_padded(convolution: Conv2dSame) -> bool:
 
 
 def fold_batch_norms(net: nn.Module, example: Tensor | None = None) -> None:
-    """Fold each batch normalisation into the convolution whose output it takes, in place; for inference only. ReLU6 and
-    padded depthwise convolutions are made faster on the way.
+    """Fold each batch normalisation into the convolution whose output it takes, in place; for inference only. Padded
+    depthwise convolutions are made faster on the way.
 
     Which follows which is seen in a pass over `example`, so that any network will do
     in which a normalised output is used nowhere else.
@@ -228,7 +240,5 @@ def fold_batch_norms(net: nn.Module, example: Tensor | None = None) -> None:
                     setattr(parent, name, activation if len(activation) else nn.Identity())
     for parent in list(net.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, nn.ReLU6):
-                setattr(parent, name, _Relu6())
-            elif isinstance(child, Conv2dSame) and child.groups > 1 and _is_padded(child):
+            if isinstance(child, Conv2dSame) and child.groups > 1 and _is_padded(child):
                 setattr(parent, name, _SameDepthwise(child))

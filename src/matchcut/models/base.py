@@ -6,6 +6,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from matchcut.models.contract import check_policy
+
 
 @dataclass(frozen=True)
 class MemoryPolicy:
@@ -23,11 +25,7 @@ class MemoryPolicy:
     a context of 21 is 9 frames, and reaches as far back."""
 
     def __post_init__(self) -> None:
-        if min(self.annotated, self.every) < 1 or self.context < 0:
-            raise ValueError(
-                f"expected annotated >= 1, every >= 1 and context >= 0, got {self.annotated}, {self.every} and "
-                f"{self.context}"
-            )
+        check_policy(self, "MemoryPolicy")
 
 
 @dataclass(frozen=True)

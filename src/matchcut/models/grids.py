@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from matchcut.matching.base import full_precision
+
 
 def finer(box: tuple[slice, slice]) -> tuple[slice, slice]:
     """A box in cells as a box on the grid that is twice as fine."""
@@ -20,6 +22,7 @@ def enlarge(values: Tensor, size: tuple[int, ...] | torch.Size) -> Tensor:
     return F.interpolate(values, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+@full_precision
 def halve(masks: Tensor) -> Tensor:
     """Soft masks (B, C, 2h, 2w) on cells twice as large, (B, C, h, w): what `enlarge` made of those becomes them again.
 

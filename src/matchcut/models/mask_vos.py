@@ -391,10 +391,10 @@ def _rows(cells: Tensor, embedded: Tensor) -> Tensor:
 
 @contextmanager
 def _as_encoded(features: FrameFeatures) -> Iterator[None]:
-    """Compute in the precision in which the frame was encoded."""
-    dtype = features.cells.dtype
-    if dtype == torch.float32:
+    """Compute in the precision in which the frame was encoded; while training, in that of the loop."""
+    if torch.is_grad_enabled():
         yield
         return
-    with torch.autocast(features.cells.device.type, dtype):
+    dtype = features.cells.dtype
+    with torch.autocast(features.cells.device.type, dtype, enabled=dtype != torch.float32):
         yield

@@ -4,6 +4,7 @@ Teed and Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow", EC
 """
 
 import hashlib
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torchvision.models import optical_flow
 
-from matchcut.errors import ModelError
+from matchcut.errors import ModelError, unreadable
 
 NETWORKS = {
     "raft-small": (optical_flow.raft_small, optical_flow.Raft_Small_Weights.DEFAULT),
@@ -44,15 +45,20 @@ class Raft:
         try:
             stored: Any
             if weights is not None:
-                stored = torch.load(weights, map_location="cpu", weights_only=True)
+                with warnings.catch_warnings(action="ignore"):  # of odd pickles, which are refused all the same
+                    stored = torch.load(weights, map_location="cpu", weights_only=True)
             else:
                 stored = published.get_state_dict(progress=False, check_hash=True)
             self.network = build(weights=None).eval()
             self.network.load_state_dict(stored)
         except Exception as error:  # whatever the download or the file met
-            where = str(weights) if weights else f"its weights could not be downloaded from {published.url}"
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"{name}: {where}; give a file of them with --flow-weights ({reason})") from error
+            if weights is not None:
+                what = f"is no file of its weights ({unreadable(error)}); expected torchvision's state dict, as .pth"
+                raise ModelError(f"{name}: {weights} {what if weights.is_file() else 'is not there'}") from error
+            raise ModelError(
+                f"{name}: its weights could not be downloaded from {published.url} ({unreadable(error)}); give a file "
+                "of them with --flow-weights"
+            ) from error
         self.name, self.device = name, torch.device(device)
         self.weights = hashlib.sha256(weights.read_bytes()).hexdigest() if weights else published.url
         """Which they are."""
@@ -63,7 +69,7 @@ class Raft:
         size = [max(SMALLEST, -(-side // 8) * 8) for side in (height, width)]
         pair = torch.from_numpy(np.stack([first, second])).to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
         pair = F.interpolate(pair, size=size, mode="bilinear", align_corners=False)
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             found = self.network(pair[:1], pair[1:], num_flow_updates=UPDATES)[-1]
             found = F.interpolate(found, size=(height, width), mode="bilinear", align_corners=False)[0]
         scale = found.new_tensor([width / size[1], height / size[0]])

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from matchcut.matching.base import full_precision
 from matchcut.models.nearness import boxes_of
 
 REACH = 32
@@ -35,6 +36,7 @@ class Evidence(NamedTuple):
     """(B, C + 1) of the features' products with 1 inside the objects, -1 outside."""
 
 
+@full_precision
 def evidence_of(features: Tensor, soft_masks: Tensor) -> Evidence:
     """The sums of a reference.
 
@@ -60,6 +62,7 @@ def evidence_of(features: Tensor, soft_masks: Tensor) -> Evidence:
     return Evidence(weighted @ x.transpose(1, 2), (weighted * target[:, None]).sum(2))
 
 
+@full_precision
 def target_score(
     features: Tensor, annotated: Sequence[Evidence], context: Sequence[Evidence], where: Tensor | None = None
 ) -> Tensor:

@@ -10,6 +10,7 @@ from matchcut.errors import MatchcutError, PromptError
 from matchcut.files import make_folder
 from matchcut.reproduce import dmm_net, mask_vos, transport_net, transport_net_scores
 from matchcut.reproduce.learning import learning
+from matchcut.tracking.placement import pick_device, pick_precision
 
 Say = Callable[[str], None]
 
@@ -38,6 +39,7 @@ def reproduce(paper: str, what: str, out: Path, *, seed: int = 0, say: Say = pri
 
     Raises:
         PromptError: no such paper, nothing of that name in it, or something it needs is not given, or not needed.
+        ModelError: no such precision.
         MatchcutError: the folder cannot be written, or what is given cannot be used.
     """
     if what not in REPRODUCE.get(paper, {}):
@@ -51,6 +53,8 @@ def reproduce(paper: str, what: str, out: Path, *, seed: int = 0, say: Say = pri
     for name, one in takes.items():
         if one.default is Parameter.empty and name not in ("out", *given):
             raise PromptError(f"reproduce {paper} {what}: is made from what --{name} gives; see --help")
+    if "precision" in given:
+        pick_precision(given["precision"], pick_device("auto"))
     new = not out.exists()
     make_folder(out)
     try:

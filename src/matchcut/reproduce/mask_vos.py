@@ -8,7 +8,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from PIL import Image
 
 from matchcut.benchmarks.drawing import GREY, new_figure, save
@@ -69,12 +68,21 @@ TERMS: dict[str, dict[str, Any]] = {
 OFF: dict[str, Any] = {"long_term": 0.0, "cross_view": 0.0, "short_term": 0.0, "reconstruction": 0.0, "masks": 0.0}
 
 
-def figure_s5(out: Path, *, seed: int = 0, say: Say = print, root: Path, weights: Path | None = None) -> list[Path]:
+def figure_s5(
+    out: Path,
+    *,
+    seed: int = 0,
+    say: Say = print,
+    root: Path,
+    weights: Path | None = None,
+    precision: str = "auto",
+) -> list[Path]:
     """Figure S5: masks of 0, 1 and 2 rounds of refinement side by side, and of matching alone; with J and F of each.
 
     Args:
         root: sequences with masks, in the layout of DAVIS; those of one bit a pixel are of one object.
         weights: of a training run; None has the shipped ones.
+        precision: as of `Tracker`.
 
     Raises:
         DatasetError, ModelError, OutputError: the data, weights or folder cannot be used.
@@ -83,7 +91,7 @@ def figure_s5(out: Path, *, seed: int = 0, say: Say = print, root: Path, weights
     benchmark, model = _davis(root), load_model("mask-vos", weights=str(weights) if weights else None)
     assert isinstance(model, MaskVOS)
     results = {
-        name: _evaluated(benchmark, root, out / name.replace(" ", "-"), model.with_settings(**changes), say)
+        name: _evaluated(benchmark, root, out / name.replace(" ", "-"), model.with_settings(**changes), say, precision)
         for name, changes in ROUNDS.items()
     }
     rows = []
@@ -122,12 +130,21 @@ def _draw_rounds(found: Sequence[Footage], results: Mapping[str, Result], path: 
     save(figure, path)
 
 
-def table_s1(out: Path, *, seed: int = 0, say: Say = print, root: Path, weights: Path | None = None) -> list[Path]:
+def table_s1(
+    out: Path,
+    *,
+    seed: int = 0,
+    say: Say = print,
+    root: Path,
+    weights: Path | None = None,
+    precision: str = "auto",
+) -> list[Path]:
     """Table S1: body parts carried through VIP, mean IoU over classes; label propagation beside it.
 
     Args:
         root: VIP as published.
         weights: of a training run; None has the shipped ones.
+        precision: as of `Tracker`.
 
     Raises:
         DatasetError, ModelError, OutputError: the data, weights or folder cannot be used.
@@ -142,7 +159,7 @@ def table_s1(out: Path, *, seed: int = 0, say: Say = print, root: Path, weights:
     }
     rows = []
     for name, one in models.items():
-        result = _evaluated("vip", root, out / name.replace(", ", "-").replace(" ", "-").lower(), one, say)
+        result = _evaluated("vip", root, out / name.replace(", ", "-").replace(" ", "-").lower(), one, say, precision)
         value = next(iter(result.summary.values()))
         rows.append([name, f"{100 * value:.1f}"])
         say(f"{name}: mIoU {100 * value:.1f}")
@@ -162,6 +179,7 @@ def table_s2(
     only: Sequence[str] = (),
     form: str = "small",
     size: int = 256,
+    precision: str = "auto",
 ) -> list[Path]:
     """Table S2, and one of the terms of the loss: minutes an epoch, and J&F, of each row of `TERMS`.
 
@@ -174,6 +192,7 @@ def table_s2(
         epochs: of each row. The paper has 400.
         only: some of the rows; none: all.
         form, size: of the network, and side of the crops.
+        precision: of training and scoring, as of `Tracker`.
 
     Raises:
         PromptError: no such row.
@@ -186,7 +205,7 @@ def table_s2(
         folder = out / "".join(one for one in name.lower().replace(" ", "-") if one.isalnum() or one == "-")
         terms, minutes = TERMS[name], None
         if terms:
-            recipe = _recipe(terms, epochs, seed, form, size)
+            recipe = _recipe(terms, epochs, seed, form, size, precision)
             weights = train(recipe, data, folder, resume=True, say=say)
             minutes = _minutes(folder / "log.jsonl", recipe)
             model = load_model("mask-vos", weights=str(weights))
@@ -195,7 +214,7 @@ def table_s2(
         assert isinstance(model, MaskVOS)
         modes = {"matched": {"blend": 1.0, **NETWORK}} | ({"decoded": NETWORK} if terms.get("masks") else {})
         for mode, changes in modes.items():
-            result = _evaluated(benchmark, root, folder / mode, model.with_settings(**changes), say)
+            result = _evaluated(benchmark, root, folder / mode, model.with_settings(**changes), say, precision)
             found = [f"{100 * result.summary[one]:.1f}" for one in ("J&F-Mean", *MEANS)]
             rows.append([name, mode, f"{minutes:.2f}" if minutes else "", *found])
             say(f"{name}, {mode}: J&F {found[0]}")
@@ -204,7 +223,7 @@ def table_s2(
     return [out / "table-s2.csv"]
 
 
-def _recipe(terms: Mapping[str, Any], epochs: int, seed: int, form: str, size: int) -> TrainConfig:
+def _recipe(terms: Mapping[str, Any], epochs: int, seed: int, form: str, size: int, precision: str) -> TrainConfig:
     settings = OFF | dict(terms)
     corresponds = any(settings[one] for one in ("long_term", "short_term", "reconstruction"))
     if settings["masks"]:
@@ -215,7 +234,7 @@ def _recipe(terms: Mapping[str, Any], epochs: int, seed: int, form: str, size: i
         objective="mask-vos",
         epochs=epochs,
         batch_size=4,
-        precision="bfloat16" if pick_precision("auto", pick_device("auto")) == torch.bfloat16 else "float32",
+        precision=str(pick_precision(precision, pick_device("auto"))).removeprefix("torch."),  # type: ignore[arg-type]
         average=0.99,
         workers=1,
         log_every=5,
@@ -242,8 +261,8 @@ def _minutes(log: Path, config: TrainConfig) -> float:
     return float(images / pace / 60)
 
 
-def _evaluated(benchmark: str, root: Path, out: Path, model: Any, say: Say) -> Result:
-    run_benchmark(benchmark, root, out, Choice(model), resume=True, say=say)
+def _evaluated(benchmark: str, root: Path, out: Path, model: Any, say: Say, precision: str) -> Result:
+    run_benchmark(benchmark, root, out, Choice(model, precision=precision), resume=True, say=say)
     return score(benchmark, root, out / "masks")
 
 

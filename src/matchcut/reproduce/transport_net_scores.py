@@ -25,6 +25,7 @@ from matchcut.matching.factorised import GroupedTransport, LongShortTransport
 from matchcut.models.transport_net import TransportNet
 from matchcut.tracking.automatic import Segmenter, to_image
 from matchcut.tracking.instances import annotations_from
+from matchcut.tracking.placement import pick_device, pick_precision
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
 from matchcut.training import training_loop
@@ -88,7 +89,14 @@ class FlowMagnitude:
 
 
 def table_1(
-    out: Path, *, seed: int = 0, say: Say = print, root: Path, weights: Path | None = None, only: Sequence[str] = ()
+    out: Path,
+    *,
+    seed: int = 0,
+    say: Say = print,
+    root: Path,
+    weights: Path | None = None,
+    only: Sequence[str] = (),
+    precision: str = "auto",
 ) -> list[Path]:
     """Table 1: J and F of the automatic task, beside the plain rivals.
 
@@ -96,6 +104,7 @@ def table_1(
         root: DAVIS-2016 or FBMS, as published or in that layout.
         weights: of a training run; None has the shipped ones.
         only: some of the rows; none: all.
+        precision: as of `Segmenter`.
 
     Raises:
         PromptError: no such row.
@@ -114,10 +123,10 @@ def table_1(
     for name in only or models:
         folder = out / _slug(name)
         if name == TRACKED:
-            _track(benchmark, root, folder, network, say)
+            _track(benchmark, root, folder, network, say, precision)
             found = dict(score(benchmark, root, folder / "masks").summary)
         else:
-            found = _scores(benchmark, root, folder, models[name], say)
+            found = _scores(benchmark, root, folder, models[name], say, precision)
         rows.append([name, *(f"{100 * found[one]:.1f}" for one in ("J-Mean", "F-Mean"))])
         say(f"{name}: J {rows[-1][1]}, F {rows[-1][2]}")
     j, f = PAPER_1[benchmark]
@@ -125,19 +134,28 @@ def table_1(
     return [write_csv(out / "table-1.csv", ["method", "J", "F"], rows)]
 
 
-def table_2(out: Path, *, seed: int = 0, say: Say = print, root: Path, weights: Path | None = None) -> list[Path]:
+def table_2(
+    out: Path,
+    *,
+    seed: int = 0,
+    say: Say = print,
+    root: Path,
+    weights: Path | None = None,
+    precision: str = "auto",
+) -> list[Path]:
     """Table 2: mean absolute error and greatest F-measure of the probability maps.
 
     Args:
         root: DAVIS-2016, FBMS or ViSal, as published or in that layout.
         weights: of a training run; None has the shipped ones.
+        precision: as of `Segmenter`.
 
     Raises:
         DatasetError, ModelError, OutputError: the data, weights or folder cannot be used.
     """
     del seed
     benchmark = _benchmark(root, "saliency")
-    found = _scores(benchmark, root, out / benchmark, _network(weights), say)
+    found = _scores(benchmark, root, out / benchmark, _network(weights), say, precision)
     values = [f"{found['MAE']:.3f}", f"{100 * found['F-Measure-Max']:.1f}"]
     say(f"{benchmark}: MAE {values[0]}, greatest F {values[1]}")
     rows = [["TransportNet", *values], ["as published", *map(str, PAPER_2[benchmark])]]
@@ -154,6 +172,7 @@ def table_3(
     epochs: int = 6,
     only: Sequence[str] = (),
     recipe: Path | TrainConfig | None = None,
+    precision: str = "auto",
 ) -> list[Path]:
     """Table 3: what the layer, its places and the edge loss bring: J of networks that differ in nothing else.
 
@@ -165,6 +184,7 @@ def table_3(
         epochs: of each row.
         only: some of the rows of `ROWS`; none: all.
         recipe: whose settings the rows change; None takes `SMALL`.
+        precision: of training and scoring; "auto" trains as the recipe says, and scores as `Segmenter` does.
 
     Raises:
         PromptError: no such row.
@@ -175,6 +195,9 @@ def table_3(
     table, head = out / f"table-3-{seed}.csv", ["layer", "J", "F", "J as published"]
     rows = {row[0]: row for row in read_csv(table)} if table.exists() else {}
     base = recipe if isinstance(recipe, TrainConfig) else read_config(recipe) if recipe else SMALL
+    if precision != "auto":
+        name = str(pick_precision(precision, pick_device("auto"))).removeprefix("torch.")
+        base = replace(base, precision=name)  # type: ignore[arg-type]
     for name in only or ROWS:
         changes, published = ROWS[name]
         folder = out / f"{_slug(name)}-{seed}"
@@ -182,7 +205,7 @@ def table_3(
         network = _network(train(config, data, folder, resume=True, say=say))
         if changes.get("still") == 1.0:
             network = network.with_settings(blind=True)
-        found = _scores(benchmark, root, folder / "scored", network, say)
+        found = _scores(benchmark, root, folder / "scored", network, say, precision)
         j, f = (f"{100 * found[one]:.1f}" for one in ("J-Mean", "F-Mean"))
         rows[name] = [name, j, f, "" if published is None else str(published)]
         say(f"{name}, seed {seed}: J {j}, F {f}")
@@ -314,16 +337,16 @@ def _network(weights: Path | None) -> TransportNet:
     return network
 
 
-def _scores(benchmark: str, root: Path, out: Path, model: Any, say: Say) -> dict[str, float]:
-    run_benchmark(benchmark, root, out, Choice(model), resume=True, say=say)
+def _scores(benchmark: str, root: Path, out: Path, model: Any, say: Say, precision: str) -> dict[str, float]:
+    run_benchmark(benchmark, root, out, Choice(model, precision=precision), resume=True, say=say)
     return dict(score(benchmark, root, out / "masks").summary)
 
 
-def _track(benchmark: str, root: Path, out: Path, network: TransportNet, say: Say) -> None:
+def _track(benchmark: str, root: Path, out: Path, network: TransportNet, say: Say, precision: str) -> None:
     """What `matchcut segment --track` gives, of each sequence; those that are whole are left as they are."""
     protocol = find_protocol(benchmark)
     guided: Any = load_model()
-    segmenter, tracker = Segmenter(network), Tracker(guided)
+    segmenter, tracker = Segmenter(network, precision=precision), Tracker(guided, precision=precision)
     for one in read_dataset(protocol.dataset, root, protocol.split):
         timeline = Timeline(Video(list(one.images.values())))
         place, done = out / "masks" / one.name, out / f"{one.name}.done"

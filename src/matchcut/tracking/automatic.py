@@ -1,15 +1,17 @@
 """Finding the primary moving object of a video with no prompt: frames, their motion, an automatic model, masks.
 
-Frames are read, resized and given their optical flow in one thread, the network runs in another, masks are written in
-a third. Of the video, never more is held than a few frames.
+Frames are read, resized and given their optical flow in one thread and masks are written in another; on a CPU, the
+network works on several frames side by side, each in a thread of its own. Of the video, never more is held than a few
+frames.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from typing import Any
 
@@ -19,13 +21,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from matchcut.errors import ModelError, OutputError
 from matchcut.files import atomic_path, output_error
 from matchcut.masks import LabelMap
+from matchcut.matching.threads import limit_threads
 from matchcut.models.base import AutomaticModel
+from matchcut.models.contract import check_automatic, check_probability, check_size
+from matchcut.tracking.interrupted import read_log
 from matchcut.tracking.memory import Chain
 from matchcut.tracking.motion import FlowSource, Moving, Pair, with_motion
-from matchcut.tracking.pipeline import prefetch
+from matchcut.tracking.pipeline import prefetch, together
 from matchcut.tracking.placement import pick_device, pick_precision
 from matchcut.tracking.soft_masks import to_labels
 from matchcut.tracking.timeline import Timeline
@@ -34,31 +38,44 @@ from matchcut.tracking.tracker import Frame, Progress
 Soft = NDArray[np.float32]
 Keep = Callable[[int, Soft], None]
 
+AT_ONCE = 8
+"""Frames that are worked on side by side at most: each holds some 100 MB."""
 STILL_SHARE = 0.5
 """What is left of the confidence in a mask of a frame in which nothing moves: it is by appearance alone."""
 
 
-def _begin_log(log: Path | None, fingerprint: str) -> list[dict[str, Any]]:
-    """The frames that an interrupted run with this fingerprint has done.
+def _begin_log(log: Path | None, fingerprint: str, timeline: Timeline) -> list[dict[str, Any]]:
+    """The frames that an interrupted run with this fingerprint has done, as far as their masks are there.
 
     Raises:
         OutputError: it was a run of something else.
     """
     if log is None:
         return []
-    lines: list[dict[str, Any]] = []
-    if log.exists():
-        with suppress(ValueError):  # the last line may be cut short
-            for line in log.read_text(encoding="utf-8").splitlines():
-                lines.append(json.loads(line))
-    if lines and lines[0].get("fingerprint") != fingerprint:
-        raise OutputError(
-            f"{log.parent} holds an interrupted run of another input or setting: give those again, or --overwrite"
-        )
-    kept = lines or [{"fingerprint": fingerprint}]
-    with atomic_path(log) as temporary:
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    return kept[1:]
+    done: list[dict[str, Any]] = []
+    for frame, line in enumerate(read_log(log, fingerprint)[1:]):
+        whole = {"frame", "confidence", "still", "cut", "missing"} <= line.keys() and line["frame"] == frame
+        if not whole or frame >= len(timeline) or not timeline.has_file(frame):
+            break
+        done.append(line)
+    with atomic_path(log, note="name") as temporary:
+        lines = [{"fingerprint": fingerprint}, *done]
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return done
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What was found in a frame."""
+
+    index: int
+    soft: Soft
+    """(h, w) probability of the object, as the network gives it."""
+    labels: LabelMap
+    """(H, W)."""
+    confidence: float
+    still: bool
+    cut: bool
 
 
 class Segmenter:
@@ -71,7 +88,7 @@ class Segmenter:
         flow: where optical flow comes from; DIS where None.
 
     Raises:
-        ModelError: an unknown device or precision.
+        ModelError: an unknown device or precision, or what is no automatic model.
     """
 
     def __init__(
@@ -83,10 +100,8 @@ class Segmenter:
         precision: str = "auto",
         flow: FlowSource | None = None,
     ) -> None:
-        if size is not None and size < 32:
-            raise ModelError(f"size: expected at least 32 pixels, got {size}")
-        if hasattr(model, "remember"):
-            raise ModelError(f"{type(model).__name__} carries masks that are given: track with it, or evaluate guided")
+        check_size(size, 32)
+        check_automatic(model)
         self.device = pick_device(device)
         self.dtype = pick_precision(precision, self.device)
         self.model = model
@@ -98,7 +113,9 @@ class Segmenter:
         self.camera: bool = getattr(model, "camera", True)
         self.flow = flow or FlowSource()
         self.seconds: dict[str, float] = {}
-        """Spent since the start: waiting for frames and flow, in the network, enlarging, waiting for files."""
+        """Spent since the start: waiting for frames and flow, in the network, enlarging, writing files. Together more
+        than has passed where frames are worked on side by side."""
+        self._counting = Lock()
         self.still: list[int] = []
         """Frames of the last video in which nothing moves."""
         self.cuts: list[int] = []
@@ -126,12 +143,12 @@ class Segmenter:
         """
         video, total, chain = timeline.video, len(timeline), self.chain(timeline)
         self.still, self.cuts, self.flow.missing = [], [], []
-        done = _begin_log(log, fingerprint)
-        for one in done:
-            self._note(one["frame"], one["still"], one["cut"])
-            if one["missing"]:
-                self.flow.missing.append(video.frame_name(one["frame"]))
-            timeline.mark(one["frame"], {1: one["confidence"]}, chain)
+        done = _begin_log(log, fingerprint, timeline)
+        for line in done:
+            self._note(line["frame"], line["still"], line["cut"])
+            if line["missing"]:
+                self.flow.missing.append(video.frame_name(line["frame"]))
+            timeline.mark(line["frame"], {1: line["confidence"]}, chain)
         first = max(len(done) - 1, 0)  # the flow of a scene's last frame leads to the one before
         moving = with_motion(self._resized(video.frames(first)), video.frame_name, self.flow, camera=self.camera)
 
@@ -146,31 +163,41 @@ class Segmenter:
                 except OSError as error:
                     raise output_error(log, error) from error
 
-        with prefetch(moving, lambda one: one) as source, ThreadPoolExecutor(1) as writer:
-            writing = None
+        def new(frames: Iterator[tuple[int, Moving]]) -> Iterator[tuple[int, Moving]]:
             started = perf_counter()
-            for index, found in source:
-                if index < len(done):
-                    continue
-                started = self._count("read", started)
-                soft = self._probability(found)
-                started = self._count("network", started)
-                labels = to_labels(np.stack([1 - soft, soft]), [1], timeline.size, "guided", frame=found.frame)
-                sure = round(confidence_of(soft) * (STILL_SHARE if found.still else 1.0), 4)
-                cut = found.cut and index > 0
-                self._note(index, found.still, cut)
-                started = self._count("enlarge", started)
-                if writing is not None:
-                    writing.result()  # raises what went wrong there
-                started = self._count("write", started)
-                writing = writer.submit(put, index, labels, sure, found.still, cut)
-                if keep is not None:
-                    keep(index, cv2.resize(soft, timeline.size[::-1], interpolation=cv2.INTER_LINEAR))  # type: ignore[arg-type]
-                if progress is not None:
-                    progress(index + 1, total)
+            for index, moving in frames:
+                self._count("read", perf_counter() - started)
+                if index >= len(done):
+                    yield index, moving
                 started = perf_counter()
-            if writing is not None:
-                writing.result()
+
+        # Frames know nothing of each other: rather one a thread than one after the other on all of them.
+        threads = torch.get_num_threads()
+        at_once = min(threads, AT_ONCE) if self.device.type == "cpu" else 1
+        begin = partial(limit_threads, threads // at_once)
+        with prefetch(moving, lambda one: one) as source, together(new(source), self._find, at_once, begin) as masks:
+            for one in masks:
+                started = perf_counter()
+                self._note(one.index, one.still, one.cut)
+                put(one.index, one.labels, one.confidence, one.still, one.cut)
+                if keep is not None:
+                    keep(one.index, cv2.resize(one.soft, timeline.size[::-1], interpolation=cv2.INTER_LINEAR))  # type: ignore[arg-type]
+                self._count("write", perf_counter() - started)
+                if progress is not None:
+                    progress(one.index + 1, total)
+
+    def _find(self, indexed: tuple[int, Moving]) -> _Found:
+        """The object in a frame, by its index. Called by several threads."""
+        index, one = indexed
+        started = perf_counter()
+        soft = self._probability(one)
+        self._count("network", perf_counter() - started)
+        started = perf_counter()
+        size = (one.frame.shape[0], one.frame.shape[1])
+        labels = to_labels(np.stack([1 - soft, soft]), [1], size, "guided", frame=one.frame)
+        self._count("enlarge", perf_counter() - started)
+        confidence = round(confidence_of(soft) * (STILL_SHARE if one.still else 1.0), 4)
+        return _Found(index, soft, labels, confidence, one.still, one.cut and index > 0)
 
     def chain(self, timeline: Timeline) -> Chain:
         """What the timeline takes the masks for: made frame by frame, from nothing that was annotated."""
@@ -217,13 +244,13 @@ class Segmenter:
         image, flow = (to_image(part).to(self.device) for part in (one.small, one.flow))
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
             found = self.model.segment(image, flow)
+        check_probability(self.model, found)
         soft: Soft = found[0, 0].float().cpu().numpy()
         return soft
 
-    def _count(self, stage: str, started: float) -> float:
-        now = perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - started
-        return now
+    def _count(self, stage: str, seconds: float) -> None:
+        with self._counting:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
 def confidence_of(soft: Soft) -> float:

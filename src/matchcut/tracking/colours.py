@@ -12,7 +12,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from matchcut.masks import IGNORE, LabelMap
 
@@ -75,6 +74,8 @@ def _numbers(frame: Frame) -> NDArray[Any]:
 
 def _shares(numbers: NDArray[Any]) -> NDArray[np.float32]:
     """Of each colour; what is next to it counts too."""
-    counts = np.bincount(numbers, minlength=1 << (3 * BITS)).reshape((1 << BITS,) * 3).astype(np.float32)
-    smooth = gaussian_filter(counts, 1)
-    return np.asarray(smooth / smooth.sum(), np.float32)
+    smooth: Any = np.bincount(numbers, minlength=1 << (3 * BITS)).astype(np.float32)
+    for _ in range(3):  # along one channel after the other
+        along = smooth.reshape(1 << BITS, -1)
+        smooth = cv2.GaussianBlur(along, (1, 9), 1, borderType=cv2.BORDER_REFLECT).T.copy()
+    return np.asarray(smooth.reshape((1 << BITS,) * 3) / smooth.sum(), np.float32)

@@ -13,11 +13,11 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import expit
+from torch import Tensor
 
-from matchcut.masks import IGNORE, LabelMap
+from matchcut.masks import IGNORE, LabelMap, resize_labels
 from matchcut.tracking.colours import colours_of, log_odds_of, look_up
 from matchcut.tracking.enlarging import guided_enlarge, shrink
 
@@ -30,14 +30,16 @@ REACH = 1 / 60
 """And no further than this from what was found, as a share of the frame's height."""
 LIMIT = 2.0
 """No pixel speaks louder, in log odds: what looks like nothing in the annotated frames could say anything."""
+LINES = 720
+"""Taller frames are shrunk to this to learn from: time grows with pixels, and no more of them are learned from."""
 EXAMPLES, PIXELS = 10, 40_000
 """Masks that are made of the annotated frames, and pixels of them that are learned from, in all."""
 HIDDEN = 64
 """Random features."""
 RIDGE = 1e-3
 """Weight of the squared coefficients."""
-TOLERANCE = 1e-4
-"""Of the loss's slope."""
+TOLERANCE, STEPS = 1e-4, 30
+"""Of the loss's slope; and steps at most."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class EdgePixels:
         if asked.any():
             given = np.log(region[asked] / rest[asked])
             features = _features(_describe(frame, box, given, mask, small, self.colours, asked))
-            said = (torch.from_numpy(features) @ torch.from_numpy(self.coefficients)).numpy()
+            with torch.autocast("cpu", enabled=False):
+                said = (torch.from_numpy(features) @ torch.from_numpy(self.coefficients)).numpy()
             inside[asked] = given + weight * said.clip(-LIMIT, LIMIT) > 0
         return np.asarray(inside)
 
@@ -86,7 +89,8 @@ def learn(annotated: Sequence[tuple[Frame, LabelMap]], ids: Sequence[int], grid:
     Args:
         grid: (h, w) of the soft masks.
     """
-    seen = [(frame, labels, found) for frame, labels in annotated if (found := colours_of(frame, labels, ids))]
+    small = [_at_most(LINES, *one) for one in annotated]
+    seen = [(frame, labels, found) for frame, labels in small if (found := colours_of(frame, labels, ids))]
     colours = log_odds_of(found for _, _, found in seen)
     if colours is None:
         return None
@@ -99,6 +103,15 @@ def learn(annotated: Sequence[tuple[Frame, LabelMap]], ids: Sequence[int], grid:
         return None
     described, given, truth = (np.concatenate(part) for part in zip(*parts, strict=True))
     return EdgePixels(colours, _regression(_features(described), given, truth))
+
+
+def _at_most(lines: int, frame: Frame, labels: LabelMap) -> tuple[Frame, LabelMap]:
+    """A frame and its label map with no more lines than that."""
+    height, width = labels.shape
+    if height <= lines:
+        return frame, labels
+    size = (lines, max(1, round(width * lines / height)))
+    return shrink(frame, size), resize_labels(labels, size)
 
 
 def _example(
@@ -200,32 +213,45 @@ def _features(described: Floats) -> Floats:
     weights = torch.from_numpy(rng.normal(size=(described.shape[1], HIDDEN)).astype(np.float32))
     shifts = torch.from_numpy(rng.uniform(-1, 1, HIDDEN).astype(np.float32))
     # Not by NumPy, whose threads go on waiting for work and so take time from torch's.
-    hidden = torch.addmm(shifts, torch.from_numpy(described), weights).relu_()
+    with torch.autocast("cpu", enabled=False):
+        hidden = torch.addmm(shifts, torch.from_numpy(described), weights).relu_()
     return np.concatenate([hidden.numpy(), described, np.ones((len(described), 1), np.float32)], 1)
 
 
 def _regression(features: Floats, given: Floats, truth: Floats) -> Floats:
-    """Coefficients (K,) of what is to be added to log odds (n,) that are given, so that they tell the truth (n,)."""
+    """Coefficients (K,) of what is to be added to log odds (n,) that are given, so that they tell the truth (n,).
+
+    Newton's method: the loss is convex. In torch, whose threads the caller has limited; NumPy's would wait for each
+    other beside a busy program, for seconds.
+    """
     mean, spread = features.mean(0), features.std(0) + 1e-2
     mean[-1], spread[-1] = 0, 1  # the constant, which takes up what the others' means were
-    even = (features - mean) / spread
+    even = torch.from_numpy((features - mean) / spread)
+    start, answer = torch.from_numpy(given), torch.from_numpy(truth)
+    ridge = RIDGE * torch.eye(even.shape[1], dtype=torch.float64)
 
-    def total(coefficients: NDArray[Any]) -> Floats:
-        return np.asarray(given + even @ coefficients.astype(np.float32))
+    def logits(coefficients: Tensor) -> Tensor:
+        return start + even @ coefficients.float()
 
-    def loss(coefficients: NDArray[Any]) -> float:
-        found = total(coefficients)
-        return float(np.mean(np.logaddexp(0, found) - truth * found) + RIDGE / 2 * (coefficients @ coefficients))
+    def loss(coefficients: Tensor) -> float:
+        error = F.binary_cross_entropy_with_logits(logits(coefficients), answer)
+        return float(error + RIDGE / 2 * coefficients @ coefficients)
 
-    def slope(coefficients: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(even.T @ (expit(total(coefficients)) - truth) / len(truth) + RIDGE * coefficients)
-
-    def curvature(coefficients: NDArray[Any]) -> NDArray[Any]:
-        found = expit(total(coefficients))
-        return np.asarray((even * (found * (1 - found))[:, None]).T @ even / len(truth) + RIDGE * np.eye(len(mean)))
-
-    start, options = np.zeros(len(mean)), {"gtol": TOLERANCE}
-    solved = minimize(loss, start, jac=slope, hess=curvature, method="trust-exact", options=options).x / spread
+    found = torch.zeros(even.shape[1], dtype=torch.float64)
+    lost = loss(found)
+    for _ in range(STEPS):
+        odds = logits(found).sigmoid()
+        slope = (even.T @ (odds - answer)).double() / len(even) + RIDGE * found
+        if slope.norm() < TOLERANCE:
+            break
+        curvature = ((even * (odds * (1 - odds))[:, None]).T @ even).double() / len(even) + ridge
+        step = torch.linalg.solve(curvature, slope)
+        while (less := loss(found - step)) > lost and step.norm() > TOLERANCE:
+            step = step / 2
+        if less >= lost:
+            break
+        found, lost = found - step, less
+    solved = found.numpy() / spread
     solved[-1] -= solved @ mean
     return np.asarray(solved, np.float32)
 

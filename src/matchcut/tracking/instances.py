@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from matchcut.errors import PromptError
 from matchcut.masks import LabelMap, object_ids
 from matchcut.tracking.timeline import Timeline
-from matchcut.tracking.tracker import Tracker
+from matchcut.tracking.tracker import Progress, Tracker
 
 After = Literal["track", "objects"]
 """What follows: the surest frames are tracked to all others; the region is split into instances that are tracked."""
@@ -28,13 +28,15 @@ MOST = 20
 """Objects at most, as the protocol of DAVIS-2017 has it."""
 
 
-def annotations_from(timeline: Timeline, cuts: Sequence[int], tracker: Tracker, after: After) -> dict[int, LabelMap]:
+def annotations_from(
+    timeline: Timeline, cuts: Sequence[int], tracker: Tracker, after: After, progress: Progress | None = None
+) -> dict[int, LabelMap]:
     """The label maps that a guided tracker is given, by frame.
 
     Args:
         timeline: filled by a `Segmenter`.
         cuts: frames with which another scene begins.
-        tracker: of `split`, for "objects".
+        tracker, progress: of `split`, for "objects".
 
     Raises:
         PromptError: nothing was found in the whole video.
@@ -44,7 +46,7 @@ def annotations_from(timeline: Timeline, cuts: Sequence[int], tracker: Tracker, 
     if not frames:
         raise PromptError(f"{timeline.video.source}: nothing was found that could be tracked; give a mask or a box")
     if after == "objects":
-        return dict([split(timeline, frames, tracker)])
+        return dict([split(timeline, frames, tracker, progress)])
     return {frame: labels for frame in frames if (labels := timeline.labels(frame)) is not None}
 
 
@@ -83,7 +85,9 @@ def pieces(labels: LabelMap) -> LabelMap:
     return np.asarray(lookup[numbers], np.uint8)
 
 
-def split(timeline: Timeline, frames: Sequence[int], tracker: Tracker) -> tuple[int, LabelMap]:
+def split(
+    timeline: Timeline, frames: Sequence[int], tracker: Tracker, progress: Progress | None = None
+) -> tuple[int, LabelMap]:
     """The region of a timeline split into instances that stay apart over time: a frame, and its label map to track.
 
     Of the frames that are sure, one with the usual number of pieces says which pieces there are; they are tracked both
@@ -93,6 +97,7 @@ def split(timeline: Timeline, frames: Sequence[int], tracker: Tracker) -> tuple[
         timeline: filled by a `Segmenter`.
         frames: as `confident_frames` chose them, at least one.
         tracker: is run once over the video.
+        progress: called after each frame of this run.
 
     Returns:
         The frame, and its objects, the largest as 1.
@@ -111,7 +116,7 @@ def split(timeline: Timeline, frames: Sequence[int], tracker: Tracker) -> tuple[
     with TemporaryDirectory() as folder:  # in memory, masks would grow with the video
         tracked = Timeline(timeline.video, Path(folder), correctable=False)
         tracked.annotate(anchor, shown[anchor])
-        tracker.fill(tracked)
+        tracker.fill(tracked, progress)
         return anchor, _joined(tracked)[shown[anchor]]
 
 

@@ -1,7 +1,7 @@
-"""What a run leaves behind besides masks: overlay video, cut-outs, COCO; and the folder it all goes to."""
+"""What a run leaves behind besides masks: its record, overlay video, cut-outs, COCO."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from matchcut.errors import OutputError
-from matchcut.files import atomic_path, make_folder, output_error
+from matchcut.files import atomic_path, make_folder
+from matchcut.manifest import Manifest
 from matchcut.masks import LabelMap, boxes, encode_rle, object_ids
+from matchcut.video.images import UNREADABLE
 from matchcut.video.overlay import cutout, draw_overlay
 from matchcut.video.writer import VideoWriter, write_png
 
@@ -22,57 +24,37 @@ if TYPE_CHECKING:
 Frame = NDArray[np.uint8]
 Cutout = Literal["png", "mov"]
 
+RECORD = "timeline.json"
 CHECKPOINT = ".resume.safetensors"
 LOG = ".resume.jsonl"
-OWN = ("masks", "cutout", "timeline.json", "overlay.mp4", "cutout.mov", "coco.json", CHECKPOINT, LOG)
-"""What a run writes into its folder."""
+KIND = "a tracking run"
 
 
-def open_folder(folder: Path, *, overwrite: bool = False, resume: bool = False) -> None:
-    """Make the folder of a run, or clear what an earlier run left in it where `overwrite` says so.
+def read_of(video: "Video") -> list[Path]:
+    """What is read of a video: its files, and the folders that are looked through for them."""
+    if Path(video.source).is_file():
+        return video.files
+    return [*video.files, *dict.fromkeys(file.parent for file in video.files)]
 
-    Raises:
-        OutputError: it is a file, cannot be written to, or holds something already.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file: give a folder with -o")
-    make_folder(folder)
-    if overwrite and not resume:
-        _clear(folder)
+
+def can_be_read(path: Path) -> bool:
+    """Whether an image or a JSON file is whole."""
     try:
-        held = sorted(one.name for one in folder.iterdir())
-    except OSError as error:
-        raise output_error(folder, error) from error
-    if held and not resume and not overwrite:
-        raise OutputError(
-            f"{folder} is not empty (it holds {held[0]}): --overwrite replaces an earlier run, --resume goes on with it"
-        )
-    make_folder(folder / "masks")
-    with atomic_path(
-        folder / "masks" / ".probe"
-    ):  # says now, and not after the first frame, that nothing can be written
-        pass
-    (folder / "masks" / ".probe").unlink()
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run wrote, and nothing else."""
-    try:
-        for name in OWN:
-            path = folder / name
-            if path.is_dir():
-                for file in path.glob("*.png"):
-                    file.unlink()
-            else:
-                path.unlink(missing_ok=True)
-    except OSError as error:
-        raise output_error(folder, error) from error
+        if path.suffix == ".json":
+            json.loads(path.read_bytes())
+        else:
+            with Image.open(path) as image:
+                image.load()
+    except UNREADABLE:
+        return False
+    return True
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write `timeline.json`."""
-    with atomic_path(folder / "timeline.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    """Write `timeline.json`, with the list of the files that the run wrote."""
+    with atomic_path(folder / RECORD) as temporary:
+        whole = {**record, "files": sorted({*Manifest(folder).files(), RECORD})}
+        temporary.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
 
 
 class Outputs:
@@ -104,14 +86,21 @@ class Outputs:
         )
 
     @property
-    def wanted(self) -> bool:
-        """Whether there is anything to write."""
-        return self.overlay is not None or self.cutout is not None or self.coco is not None
+    def wanted(self) -> list[str]:
+        """What there is to write, if anything."""
+        kinds = {"overlay": self.overlay, "cut-outs": self.cutout, "COCO": self.coco}
+        return [kind for kind, made in kinds.items() if made is not None]
 
     @property
     def said(self) -> list[str]:
         """What a user should know of the files, once they are written."""
         return [writer.note for writer in (self.overlay, self.mov) if writer is not None and writer.note]
+
+    def names(self, frames: Iterable[str]) -> list[str]:
+        """The paths in the folder of what will be written for frames of these names."""
+        pictures = [f"cutout/{name}.png" for name in frames] if self.cutout == "png" else []
+        written = {"overlay.mp4": self.overlay, "cutout.mov": self.mov, "coco.json": self.coco}
+        return [*pictures, *(name for name, made in written.items() if made is not None)]
 
     def __enter__(self) -> Self:
         if self.cutout == "png":
@@ -164,4 +153,4 @@ class Outputs:
                 writer.__exit__(kind, error, trace)
         if error is None and self.coco is not None:
             with atomic_path(self.folder / "coco.json") as temporary:
-                temporary.write_text(json.dumps(self.coco))
+                temporary.write_text(json.dumps(self.coco), encoding="utf-8")

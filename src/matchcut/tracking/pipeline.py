@@ -1,8 +1,10 @@
-"""Reading ahead while a model computes."""
+"""Stages of a pipeline in threads of their own: reading ahead, and several items at once."""
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -15,11 +17,15 @@ AHEAD = 4
 
 @contextmanager
 def prefetch(
-    source: Iterable[tuple[int, Item]], prepare: Callable[[Item], Made], ahead: int = AHEAD
+    source: Iterable[tuple[int, Item]],
+    prepare: Callable[[Item], Made],
+    ahead: int = AHEAD,
+    begin: Callable[[], object] = lambda: None,
 ) -> Generator[Iterator[tuple[int, Made]]]:
     """Iterate over (index, prepare(item)) of a source that a thread of its own reads, at most `ahead` items early.
 
-    What goes wrong there is raised here, where the item would have come. The thread ends with the context.
+    What goes wrong there is raised here, where the item would have come. The thread calls `begin` first, and ends with
+    the context.
     """
     ready: queue.Queue[tuple[int, Made] | BaseException | None] = queue.Queue(ahead)
     stopped = threading.Event()
@@ -35,6 +41,7 @@ def prefetch(
 
     def read() -> None:
         try:
+            begin()
             for index, item in source:
                 if not put((index, prepare(item))):
                     return
@@ -59,3 +66,29 @@ def prefetch(
     finally:
         stopped.set()
         reader.join()
+
+
+@contextmanager
+def together(
+    source: Iterable[Item], work: Callable[[Item], Made], threads: int, begin: Callable[[], object] = lambda: None
+) -> Generator[Iterator[Made]]:
+    """Iterate over work(item) of a source, in its order, from so many threads: at most as many items as there are
+    threads are worked on, and one is ready, while what came out last is used.
+
+    Each thread calls `begin` first. What goes wrong is raised where the item would have come.
+    """
+
+    def items() -> Iterator[Made]:
+        begun: deque[Future[Made]] = deque()
+        for item in source:
+            begun.append(pool.submit(work, item))
+            if len(begun) > threads:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+
+    with ThreadPoolExecutor(threads, initializer=begin) as pool:
+        try:
+            yield items()
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from matchcut.errors import ModelError
+from matchcut.matching.threads import limited_threads
 
 
 def pick_device(device: str) -> torch.device:
@@ -21,12 +22,14 @@ def pick_device(device: str) -> torch.device:
     try:
         torch.empty(0, device=device)
         return torch.device(device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ModelError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
 def pick_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name; "auto" is bfloat16 on processors built for it.
+    """The dtype of that name; "auto" is bfloat16 where that is faster: on GPUs, and on processors with AMX.
+
+    Other processors that have bfloat16 (AVX-512) gain nothing by it, and those that emulate it lose much.
 
     Raises:
         ModelError: an unknown precision.
@@ -39,24 +42,22 @@ def pick_precision(precision: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     if device.type == "cpu":
-        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-        return torch.bfloat16 if supported and supported() else torch.float32
+        has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+        return torch.bfloat16 if has_amx and has_amx() else torch.float32
     return torch.float32
 
 
 @contextmanager
-def side_by_side(device: torch.device, wanted: bool = True) -> Iterator[bool]:
-    """Whether two stages of a pipeline are to run side by side: on a CPU, if torch may use two threads or more.
+def side_by_side(device: torch.device, wanted: bool = True) -> Iterator[tuple[bool, int]]:
+    """Whether two stages of a pipeline are to run side by side: on a CPU, if torch may use two threads or more. And
+    how many threads each stage is to use, which is set for this thread here and is to be set for others where they
+    begin (`limit_threads`).
 
-    Each then has half of these: two stages of one thread each do more than one after the other on two threads, which
-    wait for each other at every operation. It holds for this thread and for those that begin to use torch inside.
+    Side by side each has half of them: two stages of one thread each do more than one after the other on two threads,
+    which wait for each other at every operation, and for long where another program takes the processor of one.
     """
     threads = torch.get_num_threads()
-    if not wanted or device.type != "cpu" or threads == 1:
-        yield False
-        return
-    torch.set_num_threads(threads // 2)
-    try:
-        yield True
-    finally:
-        torch.set_num_threads(threads)
+    apart = wanted and device.type == "cpu" and threads > 1
+    each = threads // 2 if apart else threads
+    with limited_threads(each):
+        yield apart, each

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from matchcut.files import make_folder
+from matchcut.manifest import check_apart, run_folder
 from matchcut.masks import LabelMap, check_mask, decode_png, encode_png, object_ids, write_mask
+from matchcut.tracking.inputs import Mask, as_index, as_label_map
 from matchcut.tracking.memory import Chain, chains
-from matchcut.tracking.outputs import write_record
+from matchcut.tracking.outputs import KIND, RECORD, read_of, write_record
 from matchcut.tracking.scratch import Scratch
 from matchcut.video.overlay import draw_overlay
 from matchcut.video.writer import VideoWriter
@@ -30,6 +32,9 @@ class Timeline:
         correctable: whether a run's soft masks are kept too, in a temporary file, so that after a correction only
             stale frames run again. Without them a run starts again at the annotated frame.
 
+    Raises:
+        OutputError: the masks would lie on the frames.
+
     Which objects a frame can show: those annotated at or before it; before the first annotation, those of the first.
     So an object that is annotated late enters there. An annotation that shows only objects not annotated before it
     adds them to what is found there of the others; any other says all that its frame shows.
@@ -41,10 +46,13 @@ class Timeline:
         self._annotations: dict[int, bytes] = {}
         self._shows: dict[int, list[int]] = {}  # the objects of each annotation
         self._versions: dict[int, int] = {}  # how often a frame was annotated: part of what a mask depends on
+        self._written: dict[int, int] = {}  # the version of each annotation that is in its file
         self._masks: dict[int, bytes] = {}
         self._made_from: dict[int, tuple[Any, ...]] = {}
         self._soft = Scratch() if correctable else None
         self._sure: dict[int, dict[int, float]] = {}
+        if folder is not None and folder.exists():
+            check_apart([folder / f"{name}.png" for name in video.names()], read_of(video))
 
     def __len__(self) -> int:
         return self.length
@@ -54,15 +62,22 @@ class Timeline:
         """Annotated frames, ascending."""
         return sorted(self._annotations)
 
-    def annotate(self, frame: int, labels: LabelMap) -> None:
-        """Say what a frame shows: uint8 (H, W), 0 background, 1-254 objects, 255 unknown. Replaces what was said.
+    def annotate(self, frame: int, labels: Mask) -> None:
+        """Say what a frame shows. Replaces what was said.
+
+        Args:
+            frame: its index; negative ones count from the end.
+            labels: (H, W), 0 background, 1-254 objects, 255 unknown; or a mask of one object, as bool or 0 and 255
+                (`matchcut.tracking.inputs.as_label_map` says what else is taken).
 
         Raises:
-            MaskError: of another size than the video, or with no object on the only annotated frame.
+            MaskError: no label map, of another size than the video, or with no object on the only annotated frame.
+            PromptError: the frame is no number.
             IndexError: no such frame.
         """
         frame = self._index(frame)
-        if labels.dtype != np.uint8 or labels.shape != tuple(self.size):
+        labels = as_label_map(labels, f"the mask for frame {frame}")
+        if labels.shape != tuple(self.size):
             check_mask(labels, self.size, f"the mask for frame {frame}")
         if not object_ids(labels) and not [one for one in self._annotations if one != frame]:
             check_mask(labels, self.size, f"the mask for frame {frame}")
@@ -202,19 +217,28 @@ class Timeline:
     def save(self, folder: str | Path, **about: Any) -> None:
         """Write `masks/<frame name>.png` and `timeline.json` (with `about`, what the caller knows) to a folder.
 
+        What was saved there before is replaced.
+
         Raises:
-            OutputError: the folder cannot be written to.
+            OutputError: the folder cannot be written to, a file that is not of an earlier `save` or run has the name of
+                one of these, or the frames lie there.
         """
         folder = Path(folder)
-        make_folder(folder / "masks")
-        if self.folder is None or self.folder.resolve() != (folder / "masks").resolve():
-            for frame, labels in enumerate(self):
-                if labels is not None:
-                    write_mask(folder / "masks" / f"{self.video.frame_name(frame)}.png", labels)
-        else:
-            self.write_annotations()
+        lie_there = self.folder is not None and self.folder.resolve() == (folder / "masks").resolve()
+        masks = [] if lie_there else [f"masks/{name}.png" for name in self.video.names()]
+        with run_folder(folder, KIND, [*masks, RECORD], inputs=read_of(self.video), resume=True):
+            if lie_there:
+                self.write_annotations()
+            else:
+                make_folder(folder / "masks")
+                for frame, labels in enumerate(self):
+                    if labels is not None:
+                        write_mask(folder / "masks" / f"{self.video.frame_name(frame)}.png", labels)
+            write_record(folder, self._record(about))
+
+    def _record(self, about: Mapping[str, Any]) -> dict[str, Any]:
         weakest, confidence = self.weakest(), self.confidence
-        record = {
+        return {
             "input": self.video.source,
             "size": list(self.size),
             "frame_rate": float(self.video.frame_rate),
@@ -228,26 +252,33 @@ class Timeline:
             "most_needs_correction": None if weakest is None else self.video.frame_name(weakest),
             "confidence": {self.video.frame_name(f): confidence[f] for f in sorted(confidence)},
         }
-        write_record(folder, record)
 
     def save_video(self, path: str | Path) -> None:
         """Write the overlay as `.mp4`: the video with each object in its colour, and with its sound.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: it cannot be written, or is the video itself.
         """
+        check_apart([Path(path)], self.video.files)
         with VideoWriter(path, source=self.video) as writer:
             for index, frame in self.video.frames():
                 labels = self.labels(index)
                 writer.write(frame if labels is None else draw_overlay(frame, labels))
 
     def write_annotations(self) -> None:
-        """Write the masks of wholly annotated frames to the folder, if there is one."""
+        """Write the masks of wholly annotated frames to the folder, if there is one and where they are new."""
         for frame in self.annotated:
             path = self._path(frame)
             if path is not None and frame not in self.entering():
-                write_mask(path, self.annotation(frame))
+                if self._written.get(frame) != self._versions[frame]:
+                    write_mask(path, self.annotation(frame))
+                self._written[frame] = self._versions[frame]
                 self._made_from.pop(frame, None)
+
+    def has_file(self, frame: int) -> bool:
+        """Whether the mask of a frame is a file that is there, or is kept in memory."""
+        path = self._path(frame)
+        return path is None or path.exists()
 
     def _put(self, frame: int, labels: LabelMap) -> None:
         path = self._path(frame)
@@ -260,6 +291,7 @@ class Timeline:
         return None if self.folder is None else self.folder / f"{self.video.frame_name(frame)}.png"
 
     def _index(self, frame: int) -> int:
+        frame = as_index(frame)
         if not -self.length <= frame < self.length:
             raise IndexError(f"frame {frame}: the video has frames 0 to {self.length - 1}")
         return frame % self.length

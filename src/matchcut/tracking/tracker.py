@@ -18,16 +18,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from matchcut.errors import MaskError, ModelError
+from matchcut.errors import MaskError, PromptError, VideoError
 from matchcut.masks import LabelMap, check_mask, object_ids, one_hot
+from matchcut.matching.threads import limit_threads
 from matchcut.models.base import GuidedModel, MemoryPolicy, Reference
+from matchcut.models.contract import (
+    check_finite,
+    check_guided,
+    check_policy,
+    check_remembered,
+    check_segmented,
+    check_size,
+    check_soft,
+)
 from matchcut.tracking.edge_pixels import EdgePixels, learn
+from matchcut.tracking.inputs import Mask, as_index, as_label_map
 from matchcut.tracking.interrupted import load_checkpoint, pack, save_checkpoint, unpack
 from matchcut.tracking.memory import Chain, Use, reference_frames
 from matchcut.tracking.pipeline import prefetch
 from matchcut.tracking.placement import pick_device, pick_precision, side_by_side
 from matchcut.tracking.soft_masks import Enlarge, confidence_of, to_labels
 from matchcut.tracking.timeline import Timeline
+from matchcut.video.arrays import as_frame, describe
 
 Frame = NDArray[np.uint8]
 Progress = Callable[[int, int], None]
@@ -67,7 +79,7 @@ class Tracker:
             processor is built for it. Matching is in float32 throughout.
 
     Raises:
-        ModelError: an unknown device or precision.
+        ModelError: an unknown device or precision, or what is no guided model.
     """
 
     def __init__(
@@ -79,10 +91,10 @@ class Tracker:
         device: str = "auto",
         precision: str = "auto",
     ) -> None:
-        if size is not None and size < 8:
-            raise ModelError(f"size: expected at least 8 pixels, got {size}")
-        if not hasattr(model, "remember"):
-            raise ModelError(f"{type(model).__name__} needs no prompt and carries no masks: segment with it")
+        check_size(size, 8)
+        check_guided(model)
+        if policy is not None:
+            check_policy(policy, "policy")
         self.device = pick_device(device)
         self.dtype = pick_precision(precision, self.device)
         self.model = model
@@ -113,17 +125,20 @@ class Tracker:
         """
         if not timeline.objects():
             raise MaskError("nothing to track: annotate at least one frame with at least one object")
-        resumed = load_checkpoint(checkpoint, self.fingerprint(timeline), timeline) if checkpoint is not None else {}
+        fingerprint = self.fingerprint(timeline) if checkpoint is not None else ""
+        resumed = load_checkpoint(checkpoint, fingerprint, timeline) if checkpoint is not None else {}
         timeline.write_annotations()
         total, done = len(timeline.stale()), 0
-        beside = Lock()
-        for chain, first, last in timeline.stretches():
-            memory = self._recall(timeline, chain, first, resumed)
-            if memory is None:
-                first, memory = chain.frames()[0], _Memory()
-            with ThreadPoolExecutor(1) as writer:
-                writing = None
-                for frame, image, show in self._run(timeline, chain, memory, first, last, beside):
+        beside, writing = Lock(), None
+        with (
+            side_by_side(self.device, self.side_by_side) as (apart, threads),
+            ThreadPoolExecutor(1, initializer=limit_threads, initargs=(threads,)) as writer,
+        ):
+            for chain, first, last in timeline.stretches():
+                memory = self._recall(timeline, chain, first, resumed)
+                if memory is None:
+                    first, memory = chain.frames()[0], _Memory()
+                for frame, image, show in self._run(timeline, chain, memory, first, last, beside, apart):
                     kept = memory.references[Use(frame, False)].values if memory.carry is None else None
                     started = perf_counter()
                     if writing is not None:
@@ -134,9 +149,7 @@ class Tracker:
                     done += 1
                     if checkpoint is not None and done % CHECKPOINT_EVERY == 0 and memory.carry is None:
                         writing.result()
-                        save_checkpoint(
-                            checkpoint, self.fingerprint(timeline), timeline, chain, frame, memory.references
-                        )
+                        save_checkpoint(checkpoint, fingerprint, timeline, chain, frame, memory.references)
                     if progress is not None:
                         progress(min(done, total), total)
                 if writing is not None:
@@ -165,27 +178,45 @@ class Tracker:
             digest.update(str(frame).encode() + timeline.annotation(frame).tobytes())
         return digest.hexdigest()
 
-    def stream(self, frames: Iterable[Frame], annotations: Mapping[int, LabelMap]) -> Iterator[tuple[int, LabelMap]]:
+    def stream(self, frames: Iterable[Any], annotations: Mapping[int, Mask]) -> Iterator[tuple[int, LabelMap]]:
         """Masks of live input, one frame at a time: yields (index, label map) from the first annotated frame on.
 
         Forwards only; with annotations on one frame, the masks are those of `fill`. `annotations` may be filled while
         the stream runs: it is looked up when a frame comes.
 
+        Args:
+            frames: RGB uint8 (H, W, 3), all of one size (`matchcut.video.arrays.as_frame` says what else is taken).
+            annotations: label maps (H, W) by frame index, see `Timeline.annotate`.
+
         Raises:
-            MaskError: an annotation of another size than its frame.
+            VideoError: what is no frame, or of another size than those before it.
+            MaskError: an annotation of another size than its frame, or that is no label map.
+            PromptError: annotations by anything but numbers.
         """
+        if not isinstance(annotations, Mapping):
+            raise PromptError(f"annotations: expected label maps by frame, as {{0: mask}}, got {describe(annotations)}")
+        for key in list(annotations):
+            as_index(key, "the frames of a stream by their numbers, from 0")
         memory, chain = _Memory(), None
         given: dict[int, LabelMap] = {}
         known: dict[int, list[int]] = {}  # objects annotated up to a frame
         features_of: dict[int, Any] = {}  # of annotated frames that the memory may name
         seen: dict[int, Frame] = {}
         ids: list[int] = []
-        for index, frame in enumerate(frames):
-            labels = annotations.get(index)
-            if labels is None and chain is None:
+        size: tuple[int, ...] | None = None
+        for index, one in enumerate(frames):
+            mask = annotations.get(index)
+            if mask is None and chain is None:
                 continue
+            frame = as_frame(one, f"frame {index}")
+            if size is not None and frame.shape != size:
+                raise VideoError(
+                    f"frame {index} is {frame.shape[1]}x{frame.shape[0]} but those before it are {size[1]}x{size[0]}"
+                )
+            size = frame.shape
             features = self._encode(frame)
-            if labels is not None:
+            if mask is not None:
+                labels = as_label_map(mask, f"the mask for frame {index}")
                 if labels.shape != frame.shape[:2]:
                     check_mask(labels, frame.shape[:2], f"the mask for frame {index}")
                 shown = object_ids(labels)
@@ -205,7 +236,7 @@ class Tracker:
                     kept = features_of[use.frame], given[use.frame]
                     memory.references[use] = self._remember(*kept, ids, use, known[use.frame])
                 memory.pixels = self._learn(memory, [(seen[one], given[one], known[one]) for one in sorted(seen)], ids)
-                yield index, labels
+                yield index, labels.copy()
                 continue
             assert chain is not None
             labels, _ = self._segment(features, memory, index, chain, sorted(given), ids, frame)
@@ -229,13 +260,19 @@ class Tracker:
             soft = torch.from_numpy(first)[None].to(self.device)
             with torch.inference_mode():
                 for use in dict.fromkeys(reference_frames(1, chain, [0], self.policy)):
-                    memory.references[use] = self.model.remember(features, soft, annotated=use.annotated)
+                    memory.references[use] = kept = self.model.remember(features, soft, annotated=use.annotated)
+                    check_remembered(self.model, kept, soft.shape[1])
 
     def _run(
-        self, timeline: Timeline, chain: Chain, memory: _Memory, first: int, last: int, beside: Lock
+        self, timeline: Timeline, chain: Chain, memory: _Memory, first: int, last: int, beside: Lock, apart: bool
     ) -> Iterator[tuple[int, Frame, Show]]:
-        """Go through a chain from `first` to `last`; earlier frames must be in the memory. `beside` is held by what
-        computes while a frame is matched: more than one at a time would take the processor from the match."""
+        """Go through a chain from `first` to `last`; earlier frames must be in the memory.
+
+        Args:
+            beside: held by what computes while a frame is matched: more than one at a time would take the processor
+                from the match.
+            apart: encode the next frame while one is matched.
+        """
         ids, annotated = timeline.shown(chain), timeline.sources(chain)
         # Before the reader's thread starts: a video serves one thread at a time.
         for use in reference_frames(first, chain, annotated, self.policy):
@@ -245,7 +282,8 @@ class Tracker:
         known = [(timeline.video[one], timeline.labels(one), timeline.objects(one)) for one in given]
         memory.pixels = self._learn(memory, known, ids)
         frames = islice(timeline.video.frames(first, chain.step), abs(last - first) + 1)
-        with prefetch(frames, self._resize) as read, side_by_side(self.device, self.side_by_side) as apart:
+        begin = partial(limit_threads, torch.get_num_threads())
+        with prefetch(frames, self._resize) as read:
 
             def encoded() -> Iterator[tuple[int, tuple[Any, Frame]]]:
                 started = perf_counter()
@@ -256,7 +294,7 @@ class Tracker:
                     yield index, (features, frame)
                     started = perf_counter()
 
-            with prefetch(encoded(), _same, ahead=1) if apart else nullcontext(encoded()) as source:
+            with prefetch(encoded(), _same, 1, begin) if apart else nullcontext(encoded()) as source:
                 for index, (features, frame) in source:
                     show = self._match(features, memory, index, chain, annotated)
                     yield index, frame, show if apart else partial(_same, show())
@@ -308,16 +346,23 @@ class Tracker:
         uses = reference_frames(index, chain, annotated, self.policy)
         with torch.inference_mode():
             references = [memory.references[use] for use in uses]
-            soft, memory.carry, *show = self.model.segment(features, references, memory.carry)
-            memory.references[Use(index, False)] = self.model.remember(features, soft)
+            channels = references[0].values.shape[1]
+            found = self.model.segment(features, references, memory.carry)
+            check_segmented(self.model, found, channels, index)
+            soft, memory.carry, *show = found
+            memory.references[Use(index, False)] = kept = self.model.remember(features, soft)
+            check_remembered(self.model, kept, channels)
         memory.keep([*reference_frames(index + chain.step, chain, annotated, self.policy), Use(index, False)])
         self._count("match", started)
-        return partial(self._shown, show[0] if show else partial(_same, soft))
+        return partial(self._shown, show[0] if show else partial(_same, soft), index, channels)
 
-    def _shown(self, show: Callable[[], Tensor]) -> NDArray[np.float32]:
-        started = perf_counter()
+    def _shown(self, show: Callable[[], Tensor], index: int, channels: int) -> NDArray[np.float32]:
+        started, where = perf_counter(), f"segment, frame {index}"
         with torch.inference_mode():
-            shown: NDArray[np.float32] = show()[0].float().cpu().numpy()
+            soft = show()
+            check_soft(self.model, soft, channels, where)
+            shown: NDArray[np.float32] = soft[0].float().cpu().numpy()
+        check_finite(self.model, shown, where)
         self._count("show", started)
         return shown
 
@@ -348,7 +393,9 @@ class Tracker:
         if not set(ids) <= set(known):
             soft[:, 0] = 0  # an object annotated later may have been here: what is not an object is unknown
         with torch.inference_mode():
-            return self.model.remember(features, soft, annotated=use.annotated)
+            kept = self.model.remember(features, soft, annotated=use.annotated)
+        check_remembered(self.model, kept, soft.shape[1])
+        return kept
 
     def _recall(self, timeline: Timeline, chain: Chain, first: int, resumed: Mapping[int, Tensor]) -> _Memory | None:
         """The memory with the context that a run from `first` on needs; None where it is not kept."""

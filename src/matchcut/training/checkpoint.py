@@ -1,7 +1,7 @@
 """A run on disk: checkpoints to go on from, to the bit, and the weights to use."""
 
 import json
-import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from matchcut.errors import OutputError, TrainingError
+from matchcut.errors import OutputError, TrainingError, unreadable
 from matchcut.files import atomic_path
 from matchcut.training.config import FREE, TrainConfig, flat
 from matchcut.training.objectives import Objective
@@ -23,6 +23,8 @@ from matchcut.training.record import Means
 
 FORMAT = "matchcut training 1"
 KEPT = 2
+KEYS = frozenset({"format", "about", "step", "network", "average", "optimiser", "means", "objective"})
+"""Of a checkpoint."""
 WEIGHTS = "weights.safetensors"
 
 Say = Callable[[str], None]
@@ -113,11 +115,12 @@ def read_latest(folder: Path, say: Say) -> tuple[dict[str, Any], Path] | None:
     problems = []
     for path in found:
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            problems.append(f"{path}: cannot be read as a checkpoint ({type(error).__name__}: {_line(error)})")
+            with warnings.catch_warnings(action="ignore"):  # of odd pickles, which are refused all the same
+                state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a damaged file made torch raise
+            problems.append(f"{path}: cannot be read as a checkpoint ({unreadable(error)})")
             continue
-        if not isinstance(state, dict) or state.get("format") != FORMAT:
+        if not isinstance(state, dict) or state.get("format") != FORMAT or not state.keys() >= KEYS:
             problems.append(f"{path}: is no checkpoint of a training run")
             continue
         for problem in problems:

@@ -18,9 +18,9 @@ FLIPS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
 
 
 def mean_over_flips(backbone: Backbone, images: Tensor) -> list[Tensor]:
-    """The mean of the feature maps of images (B, 3, H, W) over FLIPS, each flipped back; as `backbone` gives them."""
+    """The mean of the feature maps of images (B, 3, H, W) over FLIPS, each flipped back; float32."""
     each = [[one.flip(axes) for one in backbone(images.flip(axes))] for axes in FLIPS]
-    return [torch.stack(maps).mean(0) for maps in zip(*each, strict=True)]
+    return [torch.stack(maps).mean(0, dtype=torch.float32) for maps in zip(*each, strict=True)]
 
 
 def flips_loss(network: MaskVOS, teacher: Backbone, images: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from matchcut.errors import ShapeError
+from matchcut.matching.base import full_precision
 
 TEMPERATURE = 0.05
 SIDE = 8
@@ -45,6 +46,7 @@ def anchors_of(keys: Tensor, side: int = SIDE) -> Tensor:
     return rows[:, anchor_cells(keys.shape[3], keys.shape[4], side).to(keys.device)]
 
 
+@full_precision
 def align(keys: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
     """The second view's keys (B, T, C, h', w') brought to the first: keys (B, T, C, h, w), L2-normalised, and whether
     the second view shows each cell (B, h, w).
@@ -63,6 +65,7 @@ def align(keys: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
     return F.normalize(moved, dim=1).unflatten(0, (batch, frames)), (place.abs() <= 1).all(3)
 
 
+@full_precision
 def long_term_loss(
     keys: Tensor,
     second: Tensor,
@@ -114,6 +117,7 @@ def long_term_loss(
     return LongTerm(assignment, cross_view)
 
 
+@full_precision
 def short_term_loss(
     keys: Tensor, second: Tensor, place: Tensor, *, side: int = 16, temperature: float = TEMPERATURE
 ) -> Tensor:
@@ -138,6 +142,7 @@ def short_term_loss(
     return _cross_entropy(logits, labels)
 
 
+@full_precision
 def reconstruction_loss(
     keys: Tensor, colours: Tensor, levelled: Tensor | None = None, *, radius: int = 6, temperature: float = TEMPERATURE
 ) -> Tensor:
@@ -170,6 +175,7 @@ def reconstruction_loss(
     return error.gather(1, levelled[:, None]).mean()
 
 
+@full_precision
 def level_channel(frames: Tensor, which: Tensor) -> Tensor:
     """Clips (B, T, 3, H, W), RGB in [0, 1], each with one channel of its Lab form, `which` (B,) int64, set to its mean
     over the clip.
@@ -187,6 +193,7 @@ _TO_XYZ = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.01
 _WHITE = (0.950456, 1.0, 1.088754)
 
 
+@full_precision
 def rgb_to_lab(frames: Tensor) -> Tensor:
     """(..., 3, H, W) sRGB in [0, 1] to Lab, L / 50 - 1 and a, b / 110, so that each is about in [-1, 1]."""
     linear = torch.where(frames > 0.04045, ((frames.clamp(min=0) + 0.055) / 1.055) ** 2.4, frames / 12.92)
@@ -198,6 +205,7 @@ def rgb_to_lab(frames: Tensor) -> Tensor:
     return torch.stack([(116 * y - 16) / 50 - 1, 500 * (x - y) / 110, 200 * (y - z) / 110], -3)
 
 
+@full_precision
 def lab_to_rgb(lab: Tensor) -> Tensor:
     """The inverse of `rgb_to_lab`; colours that sRGB cannot show fall outside [0, 1]."""
     lightness, a, b = lab.unbind(-3)
@@ -213,6 +221,7 @@ EDGE = 2
 """Pixels so near to an edge of the labels, on either axis, count as on it."""
 
 
+@full_precision
 def segmentation_loss(logits: Tensor, labels: Tensor, *, edges: float = 0.0) -> Tensor:
     """Cross-entropy over {background, objects} (B, 1 + N, h, w), which are enlarged to the labels' size first.
 
@@ -241,6 +250,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, *, edges: float = 0.0) -> 
     return ((each * weights).sum((1, 2)) / weights.sum((1, 2)).clamp(min=1)).mean()
 
 
+@full_precision
 def overlap_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """1 - the soft Dice coefficient of each object, the mean over the objects that an item has; 0 where it has none.
 

@@ -179,7 +179,6 @@ class MaskVOSObjective(Objective):
         self, batch: Batch, images: Tensor, maps: list[Tensor] | None, parts: dict[str, Tensor]
     ) -> Tensor:
         settings = self.settings
-        precise = torch.autocast(images.device.type, enabled=False)  # similarities are divided by 0.05
         total = images.new_zeros(())
         if maps is not None:
             keys = self._keys(images, maps)
@@ -188,22 +187,17 @@ class MaskVOSObjective(Objective):
             first, other = (batch["maps"][:, view, 0] for view in (0, 1))
             cells, size = (keys.shape[3], keys.shape[4]), (images.shape[3], images.shape[4])
             place = grid_between(first, cells, size, other)
-            with precise:
-                if settings.long_term > 0:
-                    elsewhere = from_others(anchors_of(keys).flatten(0, 1))
-                    parts["long"], parts["cross"] = long_term_loss(keys, second, place, others=elsewhere)
-                    total = total + settings.long_term * (parts["long"] + settings.cross_view * parts["cross"])
-                if settings.short_term > 0:
-                    parts["short"] = short_term_loss(keys, second, place)
-                    total = total + settings.short_term * parts["short"]
+            if settings.long_term > 0:
+                elsewhere = from_others(anchors_of(keys).flatten(0, 1))
+                parts["long"], parts["cross"] = long_term_loss(keys, second, place, others=elsewhere)
+                total = total + settings.long_term * (parts["long"] + settings.cross_view * parts["cross"])
+            if settings.short_term > 0:
+                parts["short"] = short_term_loss(keys, second, place)
+                total = total + settings.short_term * parts["short"]
         if settings.reconstruction > 0:
-            with precise:
-                which = batch["seed"] % 3
-                levelled = level_channel(images, which)
-                colours = rgb_to_lab(images)
-            keys = self._keys(levelled)
-            with precise:
-                parts["colour"] = reconstruction_loss(keys, colours, which)
+            which = batch["seed"] % 3
+            keys = self._keys(level_channel(images, which))
+            parts["colour"] = reconstruction_loss(keys, rgb_to_lab(images), which)
             total = total + settings.reconstruction * parts["colour"]
         return total
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from matchcut.data.footage import Footage, FrameReader
 from matchcut.data.pasting import adapt_colours, moving_piece, paste, region, smooth_shape, soften, with_limbs
+from matchcut.matching.base import full_precision
 from matchcut.training.pseudo_masks import (
     EVERY,
     Clusters,
@@ -81,8 +82,7 @@ def clip_clusters(
         keys: of the clip, by `deep_keys` or `unit_keys`.
         snap: move the objects to the edges of the picture.
     """
-    with torch.autocast(keys.device.type, enabled=False):
-        found = clusters.assign(keys, (frames.shape[1], frames.shape[2])).cpu().numpy().astype(np.uint8)
+    found = clusters.assign(keys, (frames.shape[1], frames.shape[2])).cpu().numpy().astype(np.uint8)
     rule = rule or ObjectRule(objects=OBJECTS)
     objects = choose_objects(found, len(clusters.centres), rule)
     for number, one in enumerate(candidates(objects, 1 + rule.objects)):
@@ -93,6 +93,7 @@ def clip_clusters(
     return ClipClusters(found, objects)
 
 
+@full_precision
 def spoil(rng: np.random.Generator, soft_masks: Tensor, most: float = 0.04) -> Tensor:
     """Soft masks (B, C, h, w) as those of a track that has drifted: bent by smooth random fields.
 
@@ -155,5 +156,4 @@ def cluster_video(
     if cells.shape[1] < count:
         return Clusters(cells.new_zeros(count, max(1, len(cells))), cells.new_zeros(count))
     one = cells[None, :, :, None]  # as a single frame, of which the clustering takes every cell
-    with torch.autocast(one.device.type, enabled=False):
-        return transport_clusters(one, count) if transport else k_means(one, count)
+    return transport_clusters(one, count) if transport else k_means(one, count)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from matchcut.errors import ShapeError
+from matchcut.matching.base import full_precision
 from matchcut.matching.transport import sinkhorn
 
 Labels = NDArray[np.uint8]
@@ -35,6 +36,7 @@ class Clusters:
     biases: Tensor
     """(k,): minus half the squared length of a centre for k-means, what keeps the balance for transport."""
 
+    @full_precision
     def scores(self, keys: Tensor) -> Tensor:
         """(T, k, h, w) of keys (T, C, h, w)."""
         return torch.einsum("tchw,kc->tkhw", keys.float(), self.centres) + self.biases[:, None, None]
@@ -51,6 +53,7 @@ class Clusters:
         return torch.cat(enlarged)
 
 
+@full_precision
 def k_means(
     keys: Tensor, count: int = 7, *, iterations: int = 30, starts: int = 3, generator: torch.Generator | None = None
 ) -> Clusters:
@@ -77,6 +80,7 @@ def k_means(
     return Clusters(best, -best.square().sum(1) / 2)
 
 
+@full_precision
 def transport_clusters(
     keys: Tensor,
     count: int = 7,

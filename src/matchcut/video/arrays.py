@@ -14,8 +14,62 @@ Frame = np.ndarray[Any, np.dtype[np.uint8]]
 EXPECTED = "expected RGB frames (H, W, 3) uint8, or all of them as (T, H, W, 3)"
 
 
+def as_frame(value: Any, where: str = "the frame") -> Frame:
+    """A frame, RGB uint8 (H, W, 3), contiguous and writable: itself where it is so already.
+
+    Args:
+        value: an array or tensor (H, W, 3) or (3, H, W), uint8, with any strides; or a PIL image.
+        where: what it is, to open the message with.
+
+    Raises:
+        VideoError: anything else; the message says what is expected and what was got.
+    """
+    array = as_array(value.convert("RGB") if hasattr(value, "convert") else value)
+    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
+        array = array.transpose(1, 2, 0)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
+        raise VideoError(f"{where}: expected RGB (H, W, 3), uint8, got {describe(value)}{_hint(array)}")
+    return np.require(array, requirements=("C", "W"))
+
+
+def as_array(value: Any) -> np.ndarray[Any, Any]:
+    """The array that an array, tensor, PIL image or sequence is or stands for; one without a shape for what is none."""
+    if hasattr(value, "detach"):  # a tensor, on any device
+        value = value.detach().cpu()
+        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError):  # rows of several lengths
+        return np.empty((), object)
+
+
+def describe(value: Any) -> str:
+    """What a value is, in a few words: its shape, type and range where it is an array."""
+    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "detach"):
+        array = as_array(value)
+        what = "a tensor" if hasattr(value, "detach") else "an array"
+        span = f", {array.min():g} to {array.max():g}" if array.dtype.kind in "biuf" and array.size else ""
+        return f"{what} of shape {tuple(array.shape)}, {array.dtype}{span}"
+    if hasattr(value, "convert"):
+        return f"a PIL image of mode {value.mode}, {value.width}x{value.height}"
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"{type(value).__name__} {value!r}"[:80]
+
+
+def _hint(array: np.ndarray[Any, Any]) -> str:
+    """How to make a frame of what is not far from one."""
+    if array.dtype.kind == "f" and array.ndim == 3:
+        return "; of values from 0 to 1, give (255 * frame).round().astype(np.uint8)"
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):
+        return "; of a grey one, give cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB)"
+    if array.ndim == 3 and array.shape[2] == 4:
+        return "; of one with alpha, give frame[..., :3]"
+    return ""
+
+
 class ArrayFrames:
-    """An array (T, H, W, 3) uint8, or a sequence of frames (H, W, 3) uint8, by index."""
+    """An array or tensor (T, H, W, 3) or (T, 3, H, W) uint8, or a sequence of frames (`as_frame`), by index."""
 
     frame_rate = Fraction(24)
 
@@ -25,8 +79,10 @@ class ArrayFrames:
         Raises:
             VideoError: no frame, one that is no RGB picture, or two sizes.
         """
-        self.frames: Any = frames if isinstance(frames, list | tuple) else _as_array(frames)
-        self.total = 0 if getattr(self.frames, "ndim", 1) == 0 else len(self.frames)
+        self.frames: Any = frames if isinstance(frames, list | tuple) else as_array(frames)
+        if getattr(self.frames, "ndim", 4) != 4:
+            raise VideoError(f"{EXPECTED}, got {describe(frames)}")
+        self.total = len(self.frames)
         if not self.total:
             raise VideoError("an empty list or array has no frame: give at least one")
         self.size: tuple[int, int] = self._checked(0).shape[:2]
@@ -64,14 +120,4 @@ class ArrayFrames:
         """Nothing is open."""
 
     def _checked(self, index: int) -> Frame:
-        frame = _as_array(self.frames[index])
-        if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or not frame.size:
-            raise VideoError(f"frame {index} is {frame.dtype} {frame.shape}, {EXPECTED}")
-        return frame
-
-
-def _as_array(given: Any) -> np.ndarray[Any, Any]:
-    try:
-        return np.asarray(given)
-    except (TypeError, ValueError, RuntimeError) as error:  # a tensor on a GPU, say
-        raise VideoError(f"{type(given).__name__} cannot be read as an array ({error}), {EXPECTED}") from error
+        return as_frame(self.frames[index], f"frame {index}")

@@ -1,8 +1,8 @@
 """Video: the frames of a file, folder, glob or stream under one interface."""
 
-import glob
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -31,8 +31,9 @@ class Video:
 
     A frame is uint8 RGB (H, W, 3), turned as the file's rotation or EXIF asks; the sample aspect ratio is ignored,
     alpha dropped. More than 8 bits become 8: in a video by its own depth, in image files by the highest bit that the
-    clip uses, by one scale for all (12 bits in 16 come as 12). Random access is exact, with B-frames and variable frame
-    rates too. Standard input, cameras and network streams are not `seekable`: they have no length and are iterated once.
+    clip uses, by one scale for all (12 bits in 16 come as 12). Random access is exact, with B-frames and variable
+    frame rates too.
+    Standard input, cameras and network streams are not `seekable`: they have no length and are iterated once.
 
     A file that holds fewer frames than its container states, or that stops decoding, raises TruncatedVideoError: at
     once where the container shows it and a selected frame is missing, else when the missing frame is read. With
@@ -162,14 +163,29 @@ class Video:
 
         return self._frames.recording(self._selection) if isinstance(self._frames, FileFrames) else None
 
-    def stamp(self) -> tuple[tuple[int, int], ...]:
-        """Size and time of change of the files the frames lie in: it differs where the input was replaced."""
-        files = self._files or ([Path(self.source)] if Path(self.source).is_file() else [])
-        if not files and Path(self.source).is_dir():
-            files = sorted(Path(self.source).iterdir())
-        elif not files and self.seekable:
-            files = [Path(one) for one in sorted(glob.glob(self.source))]  # noqa: PTH207  a pattern may be absolute
-        return tuple((state.st_size, state.st_mtime_ns) for state in (one.stat() for one in files))
+    @cached_property
+    def files(self) -> list[Path]:
+        """The files that the selected frames lie in, in order; none of a stream."""
+        frames = self._frames
+        found = dict.fromkeys(frames.file(index) for index in self._selection) if frames is not None else {}
+        return [file for file in found if file is not None]
+
+    def stamp(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, size and time of change of these files, as they are when it is first asked for: it differs where the
+        input was replaced, and not where something else changed beside it.
+
+        Raises:
+            VideoError: one is no longer there.
+        """
+        return self._stamp
+
+    @cached_property
+    def _stamp(self) -> tuple[tuple[str, int, int], ...]:
+        try:
+            states = [(one.name, one.stat()) for one in self.files]
+        except OSError as error:
+            raise VideoError(f"{error.filename}: is no longer there ({error.strerror}); restore it") from error
+        return tuple((name, state.st_size, state.st_mtime_ns) for name, state in states)
 
     def names(self) -> list[str]:
         """The names of all frames.

@@ -123,4 +123,6 @@ AUTOMATIC = "transport-net"
 def model_name(model: str | None, *asked: object) -> str:
     """The model that is meant: the default where none is named, or label propagation where something is asked for
     (anything but None) that only label propagation has, a preset or another backbone."""
-    return model or (DEFAULT_MODEL if all(one is None for one in asked) else "label-propagation")
+    if model is not None:
+        return model
+    return DEFAULT_MODEL if all(one is None for one in asked) else "label-propagation"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.util import find_spec
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from matchcut.errors import ModelError
+from matchcut.errors import ModelError, unreadable
+from matchcut.matching.affinity import load_ahead
 from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.label_propagation import PRESETS, LabelPropagation
 from matchcut.models.mask_vos import MaskVOS
@@ -37,7 +39,7 @@ def load_model(
     backbone: str | None = None,
     stages: tuple[int, ...] | None = None,
     stride: int | None = None,
-    weights: str | None = None,
+    weights: str | PathLike[str] | None = None,
 ) -> LabelPropagation | MaskVOS | TransportNet:
     """A model by name, ready for a `Tracker`; one that needs no prompt, for a `Segmenter`.
 
@@ -55,12 +57,24 @@ def load_model(
     Raises:
         ModelError: unknown names, or weights that cannot be had or do not fit.
     """
+    for what, value in (("model", name), ("preset", preset), ("backbone", backbone)):
+        if value is not None and not isinstance(value, str):
+            raise ModelError(f"{what}: expected a name, got {value!r}")
+    if stride is not None and (not isinstance(stride, int) or stride < 1):
+        raise ModelError(f"stride: expected a whole number of pixels from 1, got {stride!r}")
+    if stages is not None and not (isinstance(stages, tuple | list) and all(isinstance(one, int) for one in stages)):
+        raise ModelError(f"stages: expected whole numbers, as (1, 2, 3), got {stages!r}")
+    if weights is not None and not isinstance(weights, str | PathLike):
+        raise ModelError(f"weights: expected the path of a file, got {type(weights).__name__}")
+    weights = None if weights is None else fspath(weights)
     name = model_name(name, preset, backbone, stages, stride)
     if name not in MODELS:
         raise ModelError(_unknown("model", name, MODELS))
     if preset is not None and preset not in PRESETS:
         raise ModelError(_unknown("preset", preset, PRESETS))
     spec = MODELS[name]
+    if spec.prompted:
+        load_ahead()
     if not isinstance(spec, PropagationModel):
         if any(one is not None for one in (preset, backbone, stages, stride)):
             raise ModelError(f"{name}: preset, backbone, stages and stride come with its weights; leave them out")
@@ -90,6 +104,20 @@ def load_model(
     if not net.is_vit:
         fold_batch_norms(net.net)
     return LabelPropagation(net, settings, grid=grid, mix=mix)
+
+
+def model_of(model: Any, **how: Any) -> Any:
+    """A model as it is, or the one of that name, loaded as `how` says (`load_model`); None is the default.
+
+    Raises:
+        ModelError: as `load_model`, or `how` says something of a model that is loaded already.
+    """
+    if model is None or isinstance(model, str):
+        return load_model(model, **how)
+    given = " and ".join(what for what, value in how.items() if value is not None)
+    if given:
+        raise ModelError(f"{given}: of a model that is loaded by its name; {type(model).__name__} is one, leave it out")
+    return model
 
 
 def packaged_backbone(spec: Weights, stages: tuple[int, ...], stride: int) -> Backbone:
@@ -170,6 +198,8 @@ def _trained_here(path: Path) -> bool:
 
 def _read_trained(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a safetensors file, and what it says of its network."""
+    if path.is_dir():
+        raise ModelError(f"{path}: is a folder; give a file of weights, as the weights.safetensors in it")
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("network", "{}"))
@@ -177,8 +207,8 @@ def _read_trained(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 raise ValueError("what it says of its network is no table")
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118  (no dict)
     except (OSError, SafetensorError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path}: cannot be read as weights ({reason})") from error
+        why = unreadable(error)
+        raise ModelError(f"{path}: cannot be read as weights ({why}); give a run's weights.safetensors") from error
 
 
 @cache

@@ -1,0 +1,387 @@
+"""What a run wrote: the list of its files, in its folder. Only what is on it, and unchanged, is removed or replaced."""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from matchcut.errors import OutputError
+
+MANIFEST = ".matchcut.jsonl"
+"""The list of the files that a run wrote, in its folder."""
+TEMPORARY = ".matchcut-"
+"""How the names of unfinished files begin."""
+
+
+class Manifest:
+    """The list of the files that runs wrote into a folder: a line a file, with a hash of what was written.
+
+    A line stands there before its file gets its name, so what an interrupted run wrote is known too. What it does not
+    name, or what has another content now, is the user's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / MANIFEST
+
+    def kind(self) -> str | None:
+        """What kind of run it is of; None where there is none."""
+        return next((str(line["kind"]) for line in self._lines() if "kind" in line), None)
+
+    def begin(self, kind: str) -> None:
+        """Make the list where there is none.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
+        if self.kind() is None:
+            self._append({"kind": kind})
+
+    def note(self, file: Path, content: Path | None) -> None:
+        """Write down that `file` is about to be what the file `content` is; of None, whatever it will be.
+
+        Raises:
+            OutputError: a file of the user's has that name.
+        """
+        if os.path.lexists(file) and not self.owns(file):
+            raise OutputError(in_the_way(file))
+        self._append({"file": self.name(file), "hash": None if content is None else _hash(content)})
+
+    def entries(self, only: str = "") -> dict[str, set[str | None]]:
+        """The hashes of each file, by its path in the folder: of every content that it was given.
+
+        Args:
+            only: the path of one file, to be quick; all of them where it is empty.
+        """
+        found: dict[str, set[str | None]] = {}
+        for line in self._lines(json.dumps(only) if only else ""):
+            name = line.get("file")
+            if isinstance(name, str) and all(is_plain_name(part) for part in name.split("/")):
+                found.setdefault(name, set()).add(str(line["hash"]) if line.get("hash") is not None else None)
+        return found
+
+    def files(self) -> list[str]:
+        """What runs wrote for the user and is there: paths in the folder, in order."""
+        return sorted(name for name, hashes in self.entries().items() if None not in hashes and self.is_there(name))
+
+    def owns(self, file: Path, entries: Mapping[str, set[str | None]] | None = None) -> bool:
+        """Whether a run wrote a file and it is as it was written, or empty, as a power cut can leave one.
+
+        Args:
+            entries: what `entries` says, where it is at hand.
+        """
+        name = self.name(file)
+        hashes = (self.entries(name) if entries is None else entries).get(name)
+        if hashes is None or file.is_symlink() or not file.is_file() or not self._is_inside(file.parent):
+            return False
+        return None in hashes or file.stat().st_size == 0 or _hash(file) in hashes
+
+    def ruined(self, files: Iterable[Path], readable: Callable[[Path], bool]) -> list[Path]:
+        """Which of some files runs wrote, and are no longer as they were written, nor can be read.
+
+        Args:
+            readable: whether a file can be; what was changed and can be read is the user's.
+        """
+        entries = self.entries()
+        noted = [one for one in files if self.name(one) in entries and one.is_file()]
+        changed = [one for one in noted if not {None, _hash(one)} & entries[self.name(one)]]
+        return [one for one in changed if not readable(one)]
+
+    def matching(self, patterns: Iterable[str]) -> list[str]:
+        """The paths of files that runs wrote, those that fit one of some patterns."""
+        patterns = list(patterns)
+        return [name for name in self.entries() if any(fnmatchcase(name, one) for one in patterns)]
+
+    def remove(self, patterns: Iterable[str] = ("*",)) -> None:
+        """Remove the files that runs wrote, of the paths that fit one of some patterns, and the folders that this
+        leaves empty.
+
+        Raises:
+            OutputError: one of them was changed since, and nothing was removed; or one cannot be removed.
+        """
+        entries = self.entries()
+        chosen = [name for name in self.matching(patterns) if self.is_there(name)]
+        for name in chosen:
+            if not self.owns(self.folder / name, entries):
+                raise OutputError(in_the_way(self.folder / name))
+        try:
+            for name in chosen:
+                (self.folder / name).unlink()
+        except OSError as error:
+            raise output_error(self.folder, error) from error
+        places = {parent for name in chosen for parent in Path(name).parents if parent != Path()}
+        for place in sorted(places, key=lambda one: -len(one.parts)):
+            with suppress(OSError):  # it holds something else
+                (self.folder / place).rmdir()
+
+    def remove_unfinished(self) -> None:
+        """Remove what runs that were killed left of files that had no name yet."""
+        for place in {self.folder, *((self.folder / name).parent for name in self.entries())}:
+            if self.path.exists() and self._is_inside(place):
+                for path in place.glob(f"{TEMPORARY}*"):
+                    with suppress(OSError):
+                        path.unlink()
+
+    def forget(self) -> None:
+        """Remove the list itself."""
+        with suppress(OSError):
+            self.path.unlink()
+
+    def is_there(self, name: str) -> bool:
+        """Whether something has this path in the folder, and no link leads out of the folder on the way to it."""
+        return os.path.lexists(self.folder / name) and self._is_inside((self.folder / name).parent)
+
+    def name(self, file: Path) -> str:
+        """The path of a file in the folder."""
+        return Path(os.path.relpath(file, self.folder)).as_posix()
+
+    def _is_inside(self, place: Path) -> bool:
+        return place.resolve().is_relative_to(self.folder.resolve())
+
+    def _lines(self, holding: str = "") -> Iterator[dict[str, Any]]:
+        try:
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise output_error(self.path, error) from error
+        for line in (one for one in text.split("\n") if holding in one):
+            with suppress(ValueError):  # cut short as the run was killed
+                found = json.loads(line)
+                if isinstance(found, dict):
+                    yield found
+
+    def _append(self, line: dict[str, Any]) -> None:
+        data = f"\n{json.dumps(line)}".encode()  # a line that was cut short stays one of its own
+        try:
+            handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            try:
+                while data:
+                    data = data[os.write(handle, data) :]
+                _sync(handle)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+
+_open: dict[str, Manifest] = {}
+"""The folders, by absolute path, that runs in this process write to: whoever writes there finds the list by it."""
+
+
+@contextmanager
+def noted_in(folder: Path) -> Iterator[Manifest]:
+    """All that is written into a folder meanwhile is noted in its list, and nothing of the user's is replaced there."""
+    place = os.path.abspath(folder)  # noqa: PTH100  links stay as they are
+    before, manifest = _open.get(place), Manifest(folder)
+    _open[place] = manifest
+    try:
+        yield manifest
+    finally:
+        if before is None:
+            del _open[place]
+        else:
+            _open[place] = before
+
+
+@contextmanager
+def run_folder(
+    folder: Path,
+    kind: str,
+    names: Iterable[str] = (),
+    *,
+    inputs: Iterable[Path] = (),
+    overwrite: bool = False,
+    resume: bool = False,
+    goes_on: bool = True,
+    ruined: Iterable[Path] = (),
+) -> Iterator[Manifest]:
+    """The folder of a run, made if it is not there; what is written into it meanwhile is noted.
+
+    Args:
+        kind: of the run; a folder with one of another kind is not taken.
+        names: the paths in it that will be written, as far as they are known.
+        inputs: files and folders that are read.
+        overwrite: remove what earlier runs wrote, and nothing else.
+        resume: go on with what is there.
+        goes_on: whether `resume` can be advised.
+        ruined: damaged files of an earlier run, which are removed.
+
+    Raises:
+        OutputError: it is a file, cannot be written to, holds something and neither `overwrite` nor `resume` is set; an
+            output lies on an input; or a file of the user's is where one would be written, or removed. Nothing was
+            changed then.
+    """
+    manifest, new = check_folder(folder, kind, overwrite=overwrite, resume=resume, goes_on=goes_on), not folder.exists()
+    entries = manifest.entries()
+    broken = {one for one in ruined if manifest.name(one) in entries}
+    outputs = [folder / name for name in names]
+    if overwrite and not resume:
+        outputs += [folder / name for name in entries]
+    check_apart(outputs, inputs)
+    for one in outputs:
+        if os.path.lexists(one) and one not in broken and not manifest.owns(one, entries):
+            raise OutputError(in_the_way(one))
+    make_folder(folder)
+    manifest.remove_unfinished()
+    if overwrite and not resume:
+        manifest.remove()
+        manifest.forget()
+    try:
+        for one in broken:
+            one.unlink(missing_ok=True)
+        with noted_in(folder):
+            manifest.begin(kind)
+            yield manifest
+    finally:
+        if not any(manifest.is_there(name) for name in manifest.entries()):  # it never came to write anything
+            manifest.forget()
+            if new:
+                remove_empty(folder)
+    for place in {folder, *((folder / name).parent for name in manifest.entries())}:
+        with suppress(FileNotFoundError):
+            flush(place)
+
+
+def check_folder(
+    folder: Path, kind: str, *, overwrite: bool = False, resume: bool = False, goes_on: bool = True
+) -> Manifest:
+    """The list of a folder that a run may be written to, which may not be there yet; see `run_folder`.
+
+    Raises:
+        OutputError: it is a file, or holds something, and neither `overwrite` nor `resume` is set, or a run of another
+            kind.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file: give a folder with -o")
+    manifest = Manifest(folder)
+    try:
+        held = sorted(one.name for one in folder.iterdir() if one.name[0] != ".") if folder.exists() else []
+    except OSError as error:
+        raise output_error(folder, error) from error
+    if held and not resume and not overwrite:
+        advice = "--overwrite replaces an earlier run" + ", --resume goes on with it" * goes_on
+        raise OutputError(f"{folder} is not empty (it holds {held[0]}): {advice}")
+    if (other := manifest.kind()) not in (None, kind):
+        raise OutputError(f"{folder} holds {other}: give another folder with -o")
+    return manifest
+
+
+def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Refuse files that would lie on what is read: on one of the files, by whatever name or link, or in one of the
+    folders.
+
+    Raises:
+        OutputError: one does.
+    """
+    read = {_identity(one): one for one in inputs if one.exists()}
+    parents: dict[Path, Path | None] = {}
+    for output in outputs if read else ():
+        if output.parent not in parents:
+            parents[output.parent] = read.get(_identity(output.parent)) if output.parent.exists() else None
+        found = parents[output.parent] or (read.get(_identity(output)) if output.exists() else None)
+        if found is not None:
+            what = f"in {found}, which is read" if found.is_dir() else f"on {found}, which is read"
+            raise OutputError(f"{output} would lie {what}: give another folder with -o")
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path, which need not be there, is a folder or lies in it, by whatever name or link."""
+    if not folder.exists():
+        return False
+    real, wanted = Path(os.path.realpath(path)), _identity(folder)
+    return any(one.exists() and _identity(one) == wanted for one in (real, *real.parents))
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder and those in it, as far as they hold no file."""
+    for place, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):
+            Path(place).rmdir()
+
+
+def manifest_of(path: Path) -> Manifest | None:
+    """The list of the innermost folder with a run that a path lies in."""
+    if not _open:
+        return None
+    place = Path(os.path.abspath(path))  # noqa: PTH100  links stay as they are
+    return next((found for one in place.parents if (found := _open.get(str(one))) is not None), None)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What is the same for all names of a file or folder."""
+    state = path.stat()
+    return state.st_dev, state.st_ino
+
+
+def in_the_way(path: Path) -> str:
+    """What is said of a file of the user's that stands where one would be written or removed."""
+    return (
+        f"{path}: is in the way, and no run is known to have written it as it is (yours, changed since, or of an older "
+        "version): move it, or give another folder with -o"
+    )
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+# --- what writing a file or a list of them needs
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
+    """The one clear line for an operating-system error met while writing `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"no space left on the device while writing {path}: free some and run again with --resume")
+    return OutputError(f"cannot write {path}: {error.strerror or error}")
+
+
+def is_plain_name(name: object) -> bool:
+    """Whether a name that somebody else chose is one of a file in a folder, and leads nowhere else on any system."""
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and not set(name) & {"/", "\\", "\0"}
+        and not PureWindowsPath(name).drive
+    )
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or which files are in a folder, is on the disk."""
+    folder = path.is_dir()
+    try:
+        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    except OSError:
+        if folder:  # Windows opens none
+            return
+        raise
+    try:
+        _sync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # there are file systems that cannot
+            raise

@@ -1,0 +1,190 @@
+"""What is wrong with a model that does not keep its contract (`matchcut.models.base`), in one line that names it."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from matchcut.errors import ModelError
+
+Calls = dict[str, tuple[Sequence[str], Sequence[str]]]
+"""The positional and the keyword arguments that each method is called with."""
+
+GUIDED: Calls = {
+    "encode": (["image"], []),
+    "remember": (["features", "soft_masks"], ["annotated"]),
+    "segment": (["features", "references", "carry"], []),
+}
+LARGEST = 8192
+"""Short side, in pixels, that a model may be asked to work at."""
+AUTOMATIC: Calls = {"segment": (["image", "flow"], [])}
+
+
+def check_guided(model: Any) -> None:
+    """Whether a model can be driven by a `Tracker`, as far as can be seen without running it.
+
+    Raises:
+        ModelError: it cannot; the message names the class, the method or attribute, and what is expected.
+    """
+    if hasattr(model, "segment") and not hasattr(model, "encode") and not hasattr(model, "remember"):
+        raise ModelError(f"{name_of(model)} needs no prompt and carries no masks: segment with it")
+    _check_methods(model, GUIDED, "a guided model")
+    _check_numbers(model, {"size": 8, "multiple": 1})
+    _check_one_of(model, "enlarge", ("linear", "cubic", "guided"))
+    check_policy(getattr(model, "policy", None), f"{name_of(model)}.policy")
+
+
+def check_automatic(model: Any) -> None:
+    """As `check_guided`, for a `Segmenter`."""
+    if hasattr(model, "remember"):
+        raise ModelError(f"{name_of(model)} carries masks that are given: track with it, or evaluate guided")
+    _check_methods(model, AUTOMATIC, "an automatic model")
+    _check_numbers(model, {"size": 32, "multiple": 1})
+
+
+def check_policy(policy: Any, where: str) -> None:
+    """Whether an object says which frames are remembered, as `MemoryPolicy` does.
+
+    Raises:
+        ModelError: it does not.
+    """
+    for name, least in (("context", 0), ("annotated", 1), ("every", 1)):
+        value: Any = getattr(policy, name, 1 if name == "every" and policy is not None else None)
+        if not _is_whole(value) or value < least:
+            what = f"{name} {value!r}" if hasattr(policy, name) else f"{policy!r}, which has no {name}"
+            raise ModelError(f"{where}: expected a MemoryPolicy with {name} >= {least}, got {what}")
+    _check_one_of(policy, "start", ("after", "from", "repeat"), where)
+
+
+def check_segmented(model: Any, found: Any, channels: int, frame: int) -> None:
+    """Whether `segment` of a guided model returned soft masks (1, `channels`, h, w) and what to hand on.
+
+    Raises:
+        ModelError: it did not.
+    """
+    if not isinstance(found, tuple) or len(found) not in (2, 3):
+        what = f"a tuple of {len(found)}" if isinstance(found, tuple) else shown(found)
+        raise ModelError(
+            f"{name_of(model)}.segment, frame {frame}: expected (soft masks, what to hand to the next frame) or these "
+            f"and a function that makes the masks to be shown, got {what}"
+        )
+    check_soft(model, found[0], channels, f"segment, frame {frame}")
+    if len(found) == 3 and not callable(found[2]):
+        raise ModelError(
+            f"{name_of(model)}.segment, frame {frame}: expected a function that makes the masks to be shown as the "
+            f"third, got {shown(found[2])}"
+        )
+
+
+def check_remembered(model: Any, kept: Any, channels: int) -> None:
+    """Whether `remember` returned what has `values` (1, `channels`, h, w).
+
+    Raises:
+        ModelError: it did not.
+    """
+    if not isinstance(getattr(kept, "values", None), Tensor):
+        raise ModelError(
+            f"{name_of(model)}.remember: expected an object whose `values` are the soft masks (1, {channels}, h, w) "
+            f"that it keeps, got {shown(kept)}"
+        )
+    check_soft(model, kept.values, channels, "remember, values")
+
+
+def check_soft(model: Any, soft: Any, channels: int, where: str) -> None:
+    """Whether soft masks are a tensor (1, `channels`, h, w).
+
+    Raises:
+        ModelError: they are not.
+    """
+    if not isinstance(soft, Tensor) or soft.ndim != 4 or soft.shape[:2] != (1, channels):
+        objects = "one object" if channels == 2 else f"{channels - 1} objects"
+        raise ModelError(
+            f"{name_of(model)}.{where}: expected soft masks (1, {channels}, h, w), the background and then {objects}, "
+            f"got {shown(soft)}"
+        )
+
+
+def check_finite(model: Any, soft: NDArray[np.floating[Any]], where: str) -> None:
+    """Whether soft masks hold numbers only.
+
+    Raises:
+        ModelError: they hold NaN or infinity.
+    """
+    bad = int((~np.isfinite(soft)).sum())
+    if bad:
+        raise ModelError(
+            f"{name_of(model)}.{where}: expected finite soft masks, got {bad} of {soft.size} values NaN or infinite"
+        )
+
+
+def check_probability(model: Any, found: Any) -> None:
+    """Whether `segment` of an automatic model returned a probability (1, 1, h, w) in [0, 1].
+
+    Raises:
+        ModelError: it did not.
+    """
+    where = f"{name_of(model)}.segment: expected the probability (1, 1, h, w) in [0, 1]"
+    if not isinstance(found, Tensor) or found.ndim != 4 or found.shape[:2] != (1, 1):
+        raise ModelError(f"{where}, got {shown(found)}")
+    low, high = (float(one) for one in found.aminmax())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN is neither
+        raise ModelError(f"{where}, got {low:.3g} to {high:.3g} (of logits, take the sigmoid)")
+
+
+def name_of(model: Any) -> str:
+    """The name of a model's class."""
+    return type(model).__name__
+
+
+def shown(value: Any) -> str:
+    """What was got, in a few words."""
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{'a tensor' if isinstance(value, Tensor) else 'an array'} of shape {tuple(value.shape)}"
+    return "None" if value is None else f"one {type(value).__name__}"
+
+
+def _check_methods(model: Any, calls: Calls, what: str) -> None:
+    if isinstance(model, type):
+        raise ModelError(f"{model.__name__} is a class: expected a model of it, {model.__name__}(...)")
+    if model is None or isinstance(model, str):
+        raise ModelError(f"expected {what}, got {model!r}: load_model({model!r}) makes one")
+    for method, (positional, keywords) in calls.items():
+        call = f"{method}({', '.join([*positional, *(f'{one}=...' for one in keywords)])})"
+        if not callable(getattr(model, method, None)):
+            raise ModelError(f"{name_of(model)} is not {what}: expected a method {call}, got none")
+        try:
+            inspect.signature(getattr(model, method)).bind(*positional, **dict.fromkeys(keywords))
+        except TypeError as error:
+            raise ModelError(f"{name_of(model)}.{method}: expected to be called as {call}, got: {error}") from error
+        except ValueError:  # no signature, as of what is compiled
+            continue
+
+
+def check_size(size: int | None, least: int) -> None:
+    """Whether a working size is one.
+
+    Raises:
+        ModelError: it is not.
+    """
+    if size is not None and (not _is_whole(size) or not least <= size <= LARGEST):
+        raise ModelError(f"size: expected a whole number of {least} to {LARGEST} pixels, got {size!r}")
+
+
+def _check_numbers(model: Any, least: dict[str, int]) -> None:
+    for name, smallest in least.items():
+        value = getattr(model, name, None)
+        if value is not None and (not _is_whole(value) or value < smallest):
+            raise ModelError(f"{name_of(model)}.{name}: expected a whole number of pixels >= {smallest}, got {value!r}")
+
+
+def _check_one_of(model: Any, name: str, known: Sequence[str], where: str | None = None) -> None:
+    value = getattr(model, name, None if where else known[0])  # an attribute of a model may be left out
+    if value not in known:
+        raise ModelError(f"{where or name_of(model)}.{name}: expected {', '.join(map(repr, known))}, got {value!r}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

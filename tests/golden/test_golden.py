@@ -1,0 +1,26 @@
+"""Whole runs give the masks and the scores that they gave before: a default that changes does not pass unnoticed."""
+
+import json
+
+import pytest
+from runs import DEV, EVERY, GOLDEN, RUNS, masks_of, scores_of
+
+from matchcut.masks import decode_rle
+from matchcut.metrics import jaccard
+
+KNOWN = json.loads(GOLDEN.read_text())
+
+
+@pytest.mark.parametrize(("precision", "frames", "least"), [("float32", 25, 0.995), ("bfloat16", EVERY + 1, 0.98)])
+@pytest.mark.parametrize("run", RUNS)
+def test_masks_of_the_sample_clip(run: str, precision: str, frames: int, least: float) -> None:
+    for frame, labels in masks_of(run, precision, frames).items():
+        known = decode_rle(KNOWN[run][str(frame)])
+        assert jaccard(labels > 0, known) > least, f"frame {frame} moved: see tests/golden/runs.py"
+
+
+@pytest.mark.skipif(not DEV.is_dir(), reason="no real data beside the repository")
+@pytest.mark.parametrize("task", ["guided", "automatic"])
+def test_scores_of_a_sequence(task: str) -> None:
+    found, known = scores_of(task, "float32"), KNOWN["scores"][task]
+    assert found == pytest.approx(known, abs=0.5)
