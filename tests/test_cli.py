@@ -532,6 +532,12 @@ def bad(inputs, tmp_path):
     (root / "mixed").mkdir()
     Image.fromarray(picture(0)[0]).save(root / "mixed" / "a.png")
     Image.fromarray(picture(0)[0][:40]).save(root / "mixed" / "b.png")
+    for name in ("linked", "stacked"):
+        (root / name).mkdir()
+        Image.fromarray(picture(0)[0]).save(root / name / "0.png")
+    (root / "linked" / "1.png").symlink_to(root / "gone.png")
+    pages = [Image.fromarray(picture(index)[0]) for index in range(2)]
+    pages[0].save(root / "stacked" / "1.tif", save_all=True, append_images=pages[1:])
     write_mask(root / "small.png", picture(0)[1][:40].copy())
     Image.fromarray(np.zeros(SIZE, np.uint8)).save(root / "none.png")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(root / "photo.png")
@@ -561,6 +567,8 @@ WRONG = {
     "empty file": ((f"{BAD}/empty.mp4", *MASK), ("empty.mp4: is an empty file",)),
     "empty folder": ((f"{BAD}/nothing", *MASK), ("no images in this folder",)),
     "mixed sizes": ((f"{BAD}/mixed", *MASK), ("frames differ in size", "96x64", "96x40")),
+    "link that leads nowhere": ((f"{BAD}/linked", *MASK), ("1.png: is a link that leads nowhere", "gone.png")),
+    "stack among frames": ((f"{BAD}/stacked", *MASK), ("1.tif: holds 2 pictures",)),
     "start behind the end": ((CLIP, *MASK, "--start", "12"), ("has 12 frames; 12 to the end selects none",)),
     "missing mask": ((CLIP, "--mask", f"{BAD}/no.png"), ("no.png", "No such file")),
     "missing folder of masks": ((CLIP, "--masks", f"{BAD}/no"), ("No such file",)),
