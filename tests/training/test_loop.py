@@ -189,7 +189,7 @@ def test_resuming_is_exact_between_two_progress_lines_without_average(
 def test_a_precision_that_is_slow_here_is_named(
     config: TrainConfig, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any, slow: bool
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not slow, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: not slow, raising=False)
     said: list[str] = []
     train(replace(config, precision=precision, epochs=1), videos, tmp_path / "run", device="cpu", say=said.append)
     assert any('precision = "float32" is faster' in line for line in said) == (precision == "bfloat16" and slow)

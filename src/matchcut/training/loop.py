@@ -79,7 +79,7 @@ def train(
         names = _check_folder(out, roots, how)
         slow = fabric.device.type == "cpu" and pick_precision("auto", fabric.device) != torch.bfloat16
         if slow and config.precision == "bfloat16":
-            say('this processor was not built for bfloat16 and computes it slowly; precision = "float32" is faster')
+            say('this processor has no units for products of bfloat16 (AMX); precision = "float32" is faster')
         seed_all(config.seed, MAKE)
         objective = find_objective(config.objective)(config, roots, cache or out / "frames", say)
         if len(objective.samples) == 0:
