@@ -1,4 +1,4 @@
-"""Small things of the disk: folders, which names are of one file, what may be a name, and waiting for what is written."""
+"""Small things of the disk: folders, names of one file, what may be a name, and waiting until all is written."""
 
 import errno
 import os
