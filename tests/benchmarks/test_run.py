@@ -467,7 +467,7 @@ def test_compare(run, tmp_path):
 )
 def test_a_model_that_needs_no_prompt_is_run_and_gone_on_with(run, tmp_path, benchmark, precision):
     root, out = davis(tmp_path / "davis"), tmp_path / "out"
-    words = (benchmark, "--root", root, "-o", out, "--precision", precision)
+    words = (benchmark, "--root", root, "-o", out, "--precision", precision, "--device", "cpu", "--size", "96")
     assert run(*words, fast=False).code == 0
     for name, frames in (("bear", 5), ("bus", 4)):
         assert len(list((out / "masks" / name).glob("*.png"))) == frames
