@@ -156,7 +156,7 @@ class Manifest:
     def _lines(self, holding: str = "") -> Iterator[dict[str, Any]]:
         try:
             text = self.path.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             raise output_error(self.path, error) from error
@@ -267,11 +267,11 @@ def check_run(
     Raises:
         OutputError: it cannot.
     """
-    manifest = check_folder(folder, kind, overwrite=overwrite, resume=resume, goes_on=goes_on)
-    entries = manifest.entries()
+    entries = Manifest(folder).entries()
     old = entries if overwrite and not resume else ()
     outputs = [folder / name for name in (*names, *old)]
     check_apart(outputs, inputs)
+    manifest = check_folder(folder, kind, overwrite=overwrite, resume=resume, goes_on=goes_on)
     for one in outputs:
         if os.path.lexists(one) and one not in ruined and not manifest.owns(one, entries):
             raise OutputError(in_the_way(one))

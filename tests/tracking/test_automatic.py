@@ -208,7 +208,7 @@ def test_a_run_of_other_settings_is_not_gone_on_with(tmp_path):
     timeline = Timeline(Video(tmp_path / "v"), tmp_path / "masks", correctable=False)
     segmenter = Segmenter(Saturation(), device="cpu")
     segmenter.fill(timeline, log=tmp_path / "log", fingerprint="one")
-    with pytest.raises(OutputError, match="interrupted run of another input or setting"):
+    with pytest.raises(OutputError, match="interrupted run of another input, prompt or setting"):
         segmenter.fill(timeline, log=tmp_path / "log", fingerprint="other")
 
 

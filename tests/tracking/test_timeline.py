@@ -352,7 +352,8 @@ def test_save_writes_masks_and_a_record(clip, tmp_path, stored):
     assert record["annotations"] == [{"frame": 2, "name": "00002", "objects": [1, 7]}]
     assert record["most_needs_correction"] == "00000"
     assert record["confidence"]["00002"] == {"1": 1.0, "7": 1.0} and record["confidence"]["00005"] == {"1": 0.25}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["masks", "timeline.json"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["masks", "timeline.json"]
+    assert record["files"] == [*(f"masks/{index:05d}.png" for index in range(COUNT)), "timeline.json"]
 
 
 def test_save_of_a_timeline_that_is_not_filled_writes_what_there_is(clip, tmp_path):

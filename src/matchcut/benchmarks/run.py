@@ -142,8 +142,8 @@ def run_benchmark(
         raise ModelError("several processes load the model by its name; give a name, or one process")
     found = check_dataset(protocol.dataset, root, split or protocol.split, sequences)
     runner = choice.runner(protocol)
-    manifest = check_folder(out, KIND, overwrite=overwrite, resume=resume)
     folders = _folders_of(found, out)
+    manifest = check_folder(out, KIND, overwrite=overwrite, resume=resume)
     ruined = set(manifest.ruined((path for one in found for path in _files(one, protocol, out)), can_be_read))
     # Before anything is written or run: a run of something else shows here.
     finished = {
