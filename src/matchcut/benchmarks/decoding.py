@@ -65,7 +65,7 @@ def read_truth_files(files: tuple[Path, ...], form: Form, reader: MaskReader | N
             pass  # the reader below says what is wrong
     if form == "mask":
         return read_file(files[0], form, reader)
-    return read_truth(Sequence("", {}, {"": files}, form), "")
+    return read_truth(Sequence("one", {}, {"one": files}, form), "one")
 
 
 def _load(path: Path) -> tuple[str, npt.NDArray[Any]]:
