@@ -108,11 +108,14 @@ def test_each_preset_follows(frames, preset):
     assert_follows(track(frames, picture(0)[1], preset=preset), least=0.25)
 
 
-def test_stream_and_fill_agree_with_the_real_model(frames):
+def test_stream_and_fill_agree_with_the_real_model_and_so_do_stages_side_by_side(frames, request):
     video, labels = matchcut.Video(frames), picture(0)[1]
     tracker = matchcut.Tracker(matchcut.load_model(), size=64, device="cpu")
-    for (_, one), other in zip(tracker.stream(iter(video), {0: labels}), track(video, labels), strict=True):
+    streamed, filled = [one for _, one in tracker.stream(iter(video), {0: labels})], track(video, labels)
+    request.getfixturevalue("two_threads")
+    for one, other, beside in zip(streamed, filled, track(video, labels), strict=True):
         np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(one, beside)
 
 
 def test_what_cannot_be_tracked_is_said(frames, tmp_path):

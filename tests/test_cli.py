@@ -379,14 +379,15 @@ def comparable(folder):
     return held, {key: value for key, value in record.items() if key not in measured}
 
 
-@pytest.mark.parametrize(("at", "precision"), [(0, "float32"), (89, "bfloat16")])
-def test_a_killed_run_goes_on_to_the_very_same_files(track, tmp_path, at, precision):
+@pytest.mark.parametrize(("at", "precision", "threads"), [(0, "float32", 2), (89, "bfloat16", 1)])
+def test_a_killed_run_goes_on_to_the_very_same_files(track, tmp_path, at, precision, threads):
     film(tmp_path / "long.mkv", 90)
     write_mask(tmp_path / "mask.png", picture(at)[1])
     prompt = ("--mask", tmp_path / "mask.png", "--frame", at)
     words = (tmp_path / "long.mkv", *prompt, "--coco", "--precision", precision, "-o")
     killed = command(*words, tmp_path / "killed", cli=[str(Path(__file__).with_name("slow_cli.py"))])
-    with subprocess.Popen(killed, stderr=subprocess.DEVNULL) as process:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with subprocess.Popen(killed, stderr=subprocess.DEVNULL, env=environment) as process:
         until(35, tmp_path / "killed" / "masks", process)
         os.kill(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
@@ -396,7 +397,9 @@ def test_a_killed_run_goes_on_to_the_very_same_files(track, tmp_path, at, precis
     assert all(read_mask(path).shape == SIZE for path in left)  # what is written is whole
     refused(track(*words, tmp_path / "killed"), "is not empty", "--overwrite", "--resume")
     before = {path.name: path.stat().st_mtime_ns for path in left}
+    torch.set_num_threads(threads)
     result = track(*words, tmp_path / "killed", "--resume")
+    torch.set_num_threads(1)
     assert result.code == 0
     kept = [name for name in before if (tmp_path / "killed" / "masks" / name).stat().st_mtime_ns == before[name]]
     assert len(kept) >= 24, "it started anew"
@@ -532,6 +535,12 @@ def bad(inputs, tmp_path):
     (root / "mixed").mkdir()
     Image.fromarray(picture(0)[0]).save(root / "mixed" / "a.png")
     Image.fromarray(picture(0)[0][:40]).save(root / "mixed" / "b.png")
+    for name in ("linked", "stacked"):
+        (root / name).mkdir()
+        Image.fromarray(picture(0)[0]).save(root / name / "0.png")
+    (root / "linked" / "1.png").symlink_to(root / "gone.png")
+    pages = [Image.fromarray(picture(index)[0]) for index in range(2)]
+    pages[0].save(root / "stacked" / "1.tif", save_all=True, append_images=pages[1:])
     write_mask(root / "small.png", picture(0)[1][:40].copy())
     Image.fromarray(np.zeros(SIZE, np.uint8)).save(root / "none.png")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(root / "photo.png")
@@ -561,6 +570,8 @@ WRONG = {
     "empty file": ((f"{BAD}/empty.mp4", *MASK), ("empty.mp4: is an empty file",)),
     "empty folder": ((f"{BAD}/nothing", *MASK), ("no images in this folder",)),
     "mixed sizes": ((f"{BAD}/mixed", *MASK), ("frames differ in size", "96x64", "96x40")),
+    "link that leads nowhere": ((f"{BAD}/linked", *MASK), ("1.png: is a link that leads nowhere", "gone.png")),
+    "stack among frames": ((f"{BAD}/stacked", *MASK), ("1.tif: holds 2 pictures",)),
     "start behind the end": ((CLIP, *MASK, "--start", "12"), ("has 12 frames; 12 to the end selects none",)),
     "missing mask": ((CLIP, "--mask", f"{BAD}/no.png"), ("no.png", "No such file")),
     "missing folder of masks": ((CLIP, "--masks", f"{BAD}/no"), ("No such file",)),
@@ -955,7 +966,7 @@ def test_train_writes_weights_that_track_uses(run, inputs, tmp_path, precision):
     result = run(*words)
     weights = tmp_path / "run" / "weights.safetensors"
     assert result.code == 0 and "1 epochs of 1 steps" in result.out and f"weights   {weights}" in result.out
-    refused(run(*words), "holds a run already", "--resume")
+    refused(run(*words), "is not empty", "--overwrite", "--resume")
     assert run(*words, "--resume").code == 0
     asked = ("--mask", inputs / "first.png", "-o", tmp_path / "out", "--model", "mask-vos", *FAST)
     assert run("track", inputs / "walk.mkv", *asked, "--weights", weights, "--precision", precision).code == 0

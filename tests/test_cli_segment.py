@@ -113,8 +113,11 @@ def test_precomputed_flow_with_a_gap(segment, clip, tmp_path):
     assert record(tmp_path / "out")["flow_computed_instead"] == ["00003"]
 
 
-def test_stopped_by_hand_it_goes_on_to_the_same_files(segment, clip, tmp_path, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_stopped_by_hand_it_goes_on_to_the_same_files(segment, clip, tmp_path, monkeypatch, request, threads):
     assert segment(clip, "-o", tmp_path / "whole", *FAST)[0] == 0
+    if threads == 2:
+        request.getfixturevalue("two_threads")
 
     def interrupt(self, done, total):
         if done == 4:

@@ -9,9 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from matchcut.manifest import TEMPORARY, flush, manifest_of
-from matchcut.manifest import make_folder as make_folder
-from matchcut.manifest import output_error as output_error
+from matchcut.disk import flush
+from matchcut.disk import make_folder as make_folder
+from matchcut.disk import output_error as output_error
+from matchcut.manifest import TEMPORARY, manifest_of
 
 Note = Literal["content", "name", "none"]
 """What a run notes of a file: its content, so that it is known when somebody has changed it; its name alone, for what

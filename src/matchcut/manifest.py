@@ -1,15 +1,15 @@
 """What a run wrote: the list of its files, in its folder. Only what is on it, and unchanged, is removed or replaced."""
 
-import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
+from matchcut.disk import check_apart, flush, is_plain_name, make_folder, output_error, remove_empty, sync
 from matchcut.errors import OutputError
 
 MANIFEST = ".matchcut.jsonl"
@@ -50,7 +50,17 @@ class Manifest:
         """
         if os.path.lexists(file) and not self.owns(file):
             raise OutputError(in_the_way(file))
-        self._append({"file": self.name(file), "hash": None if content is None else _hash(content)})
+        what = None if content is None else _hash(content)
+        if what is not None or None not in self.entries(self.name(file)).get(self.name(file), ()):
+            self._append({"file": self.name(file), "hash": what})
+
+    def adopt(self, file: Path) -> None:
+        """Write down a file that something else has just made for the run, whatever it will be.
+
+        Raises:
+            OutputError: the list cannot be written.
+        """
+        self._append({"file": self.name(file), "hash": None})
 
     def entries(self, only: str = "") -> dict[str, set[str | None]]:
         """The hashes of each file, by its path in the folder: of every content that it was given.
@@ -163,7 +173,7 @@ class Manifest:
             try:
                 while data:
                     data = data[os.write(handle, data) :]
-                _sync(handle)
+                sync(handle)
             finally:
                 os.close(handle)
         except OSError as error:
@@ -210,31 +220,24 @@ def run_folder(
         overwrite: remove what earlier runs wrote, and nothing else.
         resume: go on with what is there.
         goes_on: whether `resume` can be advised.
-        ruined: damaged files of an earlier run, which are removed.
+        ruined: damaged files of an earlier run (see `Manifest.ruined`), which are removed.
 
     Raises:
         OutputError: it is a file, cannot be written to, holds something and neither `overwrite` nor `resume` is set; an
             output lies on an input; or a file of the user's is where one would be written, or removed. Nothing was
             changed then.
     """
-    manifest, new = check_folder(folder, kind, overwrite=overwrite, resume=resume, goes_on=goes_on), not folder.exists()
-    entries = manifest.entries()
-    broken = {one for one in ruined if manifest.name(one) in entries}
-    outputs = [folder / name for name in names]
-    if overwrite and not resume:
-        outputs += [folder / name for name in entries]
-    check_apart(outputs, inputs)
-    for one in outputs:
-        if os.path.lexists(one) and one not in broken and not manifest.owns(one, entries):
-            raise OutputError(in_the_way(one))
+    new, ruined = not folder.exists(), set(ruined)
+    how: Any = {"overwrite": overwrite, "resume": resume, "goes_on": goes_on}
+    manifest = check_run(folder, kind, names, inputs=inputs, ruined=ruined, **how)
     make_folder(folder)
     manifest.remove_unfinished()
+    for one in ruined:
+        one.unlink(missing_ok=True)
     if overwrite and not resume:
         manifest.remove()
         manifest.forget()
     try:
-        for one in broken:
-            one.unlink(missing_ok=True)
         with noted_in(folder):
             manifest.begin(kind)
             yield manifest
@@ -244,8 +247,35 @@ def run_folder(
             if new:
                 remove_empty(folder)
     for place in {folder, *((folder / name).parent for name in manifest.entries())}:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             flush(place)
+
+
+def check_run(
+    folder: Path,
+    kind: str,
+    names: Iterable[str] = (),
+    *,
+    inputs: Iterable[Path] = (),
+    overwrite: bool = False,
+    resume: bool = False,
+    goes_on: bool = True,
+    ruined: Collection[Path] = (),
+) -> Manifest:
+    """Whether a folder can be that of a run; its list. Nothing is changed. See `run_folder`.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    manifest = check_folder(folder, kind, overwrite=overwrite, resume=resume, goes_on=goes_on)
+    entries = manifest.entries()
+    old = entries if overwrite and not resume else ()
+    outputs = [folder / name for name in (*names, *old)]
+    check_apart(outputs, inputs)
+    for one in outputs:
+        if os.path.lexists(one) and one not in ruined and not manifest.owns(one, entries):
+            raise OutputError(in_the_way(one))
+    return manifest
 
 
 def check_folder(
@@ -272,51 +302,12 @@ def check_folder(
     return manifest
 
 
-def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Refuse files that would lie on what is read: on one of the files, by whatever name or link, or in one of the
-    folders.
-
-    Raises:
-        OutputError: one does.
-    """
-    read = {_identity(one): one for one in inputs if one.exists()}
-    parents: dict[Path, Path | None] = {}
-    for output in outputs if read else ():
-        if output.parent not in parents:
-            parents[output.parent] = read.get(_identity(output.parent)) if output.parent.exists() else None
-        found = parents[output.parent] or (read.get(_identity(output)) if output.exists() else None)
-        if found is not None:
-            what = f"in {found}, which is read" if found.is_dir() else f"on {found}, which is read"
-            raise OutputError(f"{output} would lie {what}: give another folder with -o")
-
-
-def is_inside(path: Path, folder: Path) -> bool:
-    """Whether a path, which need not be there, is a folder or lies in it, by whatever name or link."""
-    if not folder.exists():
-        return False
-    real, wanted = Path(os.path.realpath(path)), _identity(folder)
-    return any(one.exists() and _identity(one) == wanted for one in (real, *real.parents))
-
-
-def remove_empty(folder: Path) -> None:
-    """Remove a folder and those in it, as far as they hold no file."""
-    for place, _, _ in os.walk(folder, topdown=False):
-        with suppress(OSError):
-            Path(place).rmdir()
-
-
 def manifest_of(path: Path) -> Manifest | None:
     """The list of the innermost folder with a run that a path lies in."""
     if not _open:
         return None
     place = Path(os.path.abspath(path))  # noqa: PTH100  links stay as they are
     return next((found for one in place.parents if (found := _open.get(str(one))) is not None), None)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """What is the same for all names of a file or folder."""
-    state = path.stat()
-    return state.st_dev, state.st_ino
 
 
 def in_the_way(path: Path) -> str:
@@ -330,58 +321,3 @@ def in_the_way(path: Path) -> str:
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-# --- what writing a file or a list of them needs
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it.
-
-    Raises:
-        OutputError: it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(path, error) from error
-
-
-def output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
-    """The one clear line for an operating-system error met while writing `path`."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"no space left on the device while writing {path}: free some and run again with --resume")
-    return OutputError(f"cannot write {path}: {error.strerror or error}")
-
-
-def is_plain_name(name: object) -> bool:
-    """Whether a name that somebody else chose is one of a file in a folder, and leads nowhere else on any system."""
-    return (
-        isinstance(name, str)
-        and name not in ("", ".", "..")
-        and not set(name) & {"/", "\\", "\0"}
-        and not PureWindowsPath(name).drive
-    )
-
-
-def flush(path: Path) -> None:
-    """Wait until a file, or which files are in a folder, is on the disk."""
-    folder = path.is_dir()
-    try:
-        handle = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
-    except OSError:
-        if folder:  # Windows opens none
-            return
-        raise
-    try:
-        _sync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sync(handle: int) -> None:
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # there are file systems that cannot
-            raise

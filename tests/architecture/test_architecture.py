@@ -14,7 +14,6 @@ import matchcut
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "matchcut"
 HEAVY = ("torch", "torchvision", "timm", "numba", "av", "cv2", "PIL", "scipy", "safetensors", "typer", "rich")
-LONGEST = 400
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -93,7 +92,7 @@ def test_public_modules_list_names_that_exist(name):
     assert module.__all__ and all(hasattr(module, public) for public in module.__all__)
 
 
-# --- docstrings and length
+# --- docstrings
 
 
 @pytest.mark.parametrize(
@@ -116,11 +115,6 @@ def test_public_functions_and_classes_have_docstrings(name):
         and (not value.__doc__ or value.__doc__.startswith(f"{public}("))
     ]
     assert missing == []
-
-
-def test_no_source_file_is_too_long():
-    lengths = {path.relative_to(SOURCE).as_posix(): len(path.read_text().splitlines()) for path in SOURCE.rglob("*.py")}
-    assert {name: lines for name, lines in lengths.items() if lines > LONGEST} == {}
 
 
 # --- the import rule

@@ -13,6 +13,7 @@ from matchcut.benchmarks import report
 from matchcut.benchmarks.report import check_comparable, frame_differences, read_report, write_report
 from matchcut.benchmarks.results import ObjectScores, Result
 from matchcut.errors import DatasetError, OutputError
+from matchcut.manifest import MANIFEST
 from matchcut.masks import write_mask
 
 FRAMES = ("00001", "00002", "00003")
@@ -51,7 +52,8 @@ def result(tmp_path, *objects, benchmark="davis2017", masks="ours", **other):
 
 
 def files_in(folder):
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {path.relative_to(folder).as_posix() for path in files}
 
 
 # --- the official files

@@ -3,6 +3,7 @@
 What is special to one operator is tested in its own file.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,20 +14,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from matchcut.errors import ShapeError
 from matchcut.matching import (
     ALGORITHM_1,
     LISTING_1,
+    DeformableConv,
+    DeformableStack,
+    LongShortSinkhorn,
+    LongSinkhorn,
     Match,
+    ShortSinkhorn,
     affinity,
     assign,
     deform,
+    deform_conv2d,
     greedy,
     hungarian,
+    join,
     long_short_sinkhorn,
     long_sinkhorn,
+    pool,
+    pool_boxes,
+    refine,
     short_sinkhorn,
     sinkhorn,
     sinkhorn_from_cost,
+    soft_iou,
 )
 
 
@@ -61,6 +74,11 @@ def costs(rows: int, columns: int) -> Callable[[int], list[Tensor]]:
     return lambda batch: [numbers(batch, rows, columns, uniform=True)]
 
 
+def halved(fine: Tensor) -> Tensor:
+    """On a grid of half the size, without a gradient: it only says where to look."""
+    return F.avg_pool2d(fine.detach(), 2)
+
+
 FEW_STEPS = ALGORITHM_1 | {"steps": 5, "projections": 3}
 SOFT = {"epsilon": 0.2, "iterations": 8}
 OPERATORS = {
@@ -69,6 +87,18 @@ OPERATORS = {
         lambda batch: maps(batch, (5, 6), (2, 5, 6)),
         (5, 6),
         (2, 5, 6),
+    ),
+    "join": Operator(
+        lambda q, r: join(*(affinity(q, r[:, :, t], top_k=4, temperature=0.1) for t in (0, 1)), temperature=0.1),
+        lambda batch: maps(batch, (5, 6), (2, 5, 6)),
+        (5, 6),
+        (2, 5, 6),
+    ),
+    "refine": Operator(
+        lambda q, r: refine(affinity(halved(q), halved(r), top_k=2), q, [r], q[:, 0] > -1, top_k=4, temperature=0.1),
+        lambda batch: maps(batch, (6, 8), (6, 8)),
+        (6, 8),
+        (1, 6, 8),
     ),
     "assign": Operator(assign, costs(4, 9), (4,), (9,), exact=lambda c: assign(c, backward_quadratic=None)),
     "assign, soft": Operator(lambda c: assign(c, quadratic=0.3, backward_quadratic=None), costs(4, 9), (4,), (9,)),
@@ -108,6 +138,39 @@ OPERATORS = {
         (5, 6),
         (4, 7),
     ),
+}
+
+
+def filled(layer: torch.nn.Module) -> torch.nn.Module:
+    """With weights of no symmetry."""
+    for number, one in enumerate(layer.parameters()):
+        torch.nn.init._no_grad_normal_(one, 0, 0.2, torch.Generator().manual_seed(number))
+    return layer
+
+
+LAYER = {"groups": 4, "epsilon": 0.2, "iterations": 8}
+FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[[], list[Tensor]]]] = {
+    "deform_conv2d": (
+        lambda x, offset, weight, bias: deform_conv2d(x, offset, weight, bias, padding=1),
+        lambda: [numbers(2, 8, 5, 6), numbers(2, 18, 5, 6, seed=1), numbers(4, 8, 3, 3, seed=2), numbers(4, seed=3)],
+    ),
+    "DeformableConv": (filled(DeformableConv(8, 4)), lambda: [numbers(2, 8, 5, 6)]),
+    "DeformableStack": (filled(DeformableStack(8, (6, 2))), lambda: [numbers(2, 8, 5, 6)]),
+    "DeformableStack, dilated": (filled(DeformableStack(8, (6, 2), dilation=2)), lambda: [numbers(2, 8, 5, 6)]),
+    "soft_iou": (soft_iou, lambda: [numbers(2, n, 40, 50, seed=n, uniform=True) for n in (3, 4)]),
+    "soft_iou of bool": (
+        lambda a, b: soft_iou(a > 0.3, b > 0.3),
+        lambda: [numbers(2, n, 40, 50, seed=n, uniform=True) for n in (3, 4)],
+    ),
+    "pool": (pool, lambda: [numbers(2, 8, 5, 6), numbers(2, 3, 20, 24, seed=1, uniform=True)]),
+    "pool_boxes": (
+        lambda x, boxes: pool_boxes(x, boxes, scale=0.25),
+        lambda: [numbers(2, 8, 5, 6), torch.tensor([[[1.0, 2, 17, 15], [0, 0, 24, 20]]] * 2, dtype=torch.float64)],
+    ),
+    **{
+        type(layer).__name__: (lambda a, m, layer=layer: torch.cat(layer(a, m), 1), lambda: maps(2, (5, 6), (5, 6)))
+        for layer in (LongSinkhorn(**LAYER), ShortSinkhorn(**LAYER), LongShortSinkhorn(**LAYER))
+    },
 }
 DIFFERENTIABLE = [name for name, operator in OPERATORS.items() if operator.differentiable]
 
@@ -235,6 +298,70 @@ def test_half_precision_stays_within_a_tolerance(operator, which):
     assert carried.dtype == match.dense().dtype == dtype
     expected = operator.call(*[one.to(dtype).double() for one in inputs]).apply(values)
     assert (carried.double() - expected).abs().max() < tolerance
+
+
+def carried_and_dense(operator: Operator) -> Callable[..., tuple[Tensor, ...]]:
+    """What a match does, as a function of the operator's inputs."""
+
+    def both(*inputs: Tensor) -> tuple[Tensor, ...]:
+        match = operator.call(*inputs)
+        return match.apply(values_for(operator, 2).to(inputs[0])), match.dense()
+
+    return both
+
+
+ALL: dict[str, tuple[Callable[..., Any], Callable[[], list[Tensor]]]] = {
+    **{name: (carried_and_dense(one), lambda one=one: one.inputs(2)) for name, one in OPERATORS.items()},
+    **FUNCTIONS,
+}
+
+
+def results_and_gradients(call: Callable[..., Any], given: list[Tensor], where: Any, backward: Any) -> list[Tensor]:
+    """What comes out under a context, with gradients wanted and without, and the gradients of a backward pass."""
+    inputs = [one.clone().requires_grad_() for one in given]
+    with where:
+        results = call(*inputs)
+        with torch.no_grad():
+            plain = call(*inputs)
+    results, plain = ((one,) if isinstance(one, Tensor) else one for one in (results, plain))
+    found: list[Tensor] = []
+    if results[0].requires_grad:
+        total = sum((one.double() * numbers(*one.shape, seed=5)).sum() for one in results)
+        with backward:
+            found += torch.autograd.grad(total, inputs)
+    return [*(one.detach() for one in results), *plain, *found]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", list(ALL))
+def test_autocast_changes_nothing(name, dtype):
+    call, inputs = ALL[name]
+    given, off = [one.float() for one in inputs()], contextlib.nullcontext()
+    expected = results_and_gradients(call, given, off, off)
+    for backward in (off, torch.autocast("cpu", dtype)):
+        found = results_and_gradients(call, given, torch.autocast("cpu", dtype), backward)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=2e-6, rtol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", list(ALL))
+def test_half_precision_has_the_gradients_of_float32_rounded(name, dtype):
+    call, inputs = ALL[name]
+    given, off = [one.to(dtype) for one in inputs()], contextlib.nullcontext()
+    under = results_and_gradients(call, given, torch.autocast("cpu", dtype), off)
+    for one, other in zip(results_and_gradients(call, given, off, off), under, strict=True):
+        assert torch.equal(one, other)
+    expected = results_and_gradients(call, [one.float() for one in given], off, off)
+    for one, other in zip(under, expected, strict=True):
+        assert (one.float() - other).norm() <= 4 * torch.finfo(dtype).eps * other.norm() + 1e-6
+
+
+def test_values_that_are_no_floating_point_numbers_are_refused(operator):
+    match = operator.call(*operator.inputs(1))
+    for dtype in (torch.bool, torch.uint8, torch.int64):
+        with pytest.raises(ShapeError, match="values: expected floating point, got"):
+            match.apply(values_for(operator, 1).to(dtype))
 
 
 @pytest.mark.parametrize("differentiable", [False, True])

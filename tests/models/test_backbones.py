@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from matchcut.errors import ModelError
-from matchcut.models.backbones import Backbone, _Relu6, _SameDepthwise, fold_batch_norms
+from matchcut.models.backbones import Backbone, _SameDepthwise, fold_batch_norms
 from matchcut.models.pretrained import answers
 
 FAMILIES = {
@@ -116,13 +116,15 @@ def test_images_are_normalised_as_the_weights_want():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_fast_relu6_is_relu6(dtype):
-    values = torch.cat([torch.linspace(-9, 9, 4001), torch.tensor([-0.0, 1e-30, -1e-30, torch.inf, -torch.inf])])
-    values = values.to(dtype)
-    assert torch.equal(_Relu6()(values.clone()), torch.nn.functional.relu6(values))
-    asked = values.clone().requires_grad_()
-    _Relu6()(asked * 1).float().sum().backward()
-    assert torch.equal(asked.grad != 0, (values > 0) & (values < 6))
+def test_a_nan_goes_through_a_folded_network(dtype):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU6(inplace=True), nn.Conv2d(4, 2, 1)).eval()
+    fold_batch_norms(net)
+    bits = torch.tensor([0x7FC0, -0x40, 0x7F80, -0x80], dtype=torch.int16)  # NaN, -NaN, infinity, -infinity
+    values = bits.view(torch.bfloat16).to(dtype)
+    activated = net[2](values.clone())
+    assert activated.isnan().tolist() == [True, True, False, False] and activated[2:].tolist() == [6, 0]
+    with torch.no_grad():
+        assert net.to(dtype)(values[:2].reshape(2, 1, 1, 1).expand(2, 3, 1, 1)).isnan().all()
 
 
 @pytest.mark.parametrize(

@@ -22,14 +22,6 @@ def clip(tmp_path_factory):
     return Video(path), truth
 
 
-@pytest.fixture
-def two_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Watched(ColourModel):
     """Notes which thread does what, on how many threads of torch, and how many encode or show at a time."""
 

@@ -22,6 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy import Toy, write_recipe, write_videos
 
 from matchcut.errors import DatasetError, OutputError, TrainingError
+from matchcut.manifest import MANIFEST
 from matchcut.training.checkpoint import checkpoints, read_latest, recipe_of
 from matchcut.training.config import TrainConfig, read_config
 from matchcut.training.failures import explained
@@ -188,7 +189,7 @@ def test_resuming_is_exact_between_two_progress_lines_without_average(
 def test_a_precision_that_is_slow_here_is_named(
     config: TrainConfig, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any, slow: bool
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not slow, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: not slow, raising=False)
     said: list[str] = []
     train(replace(config, precision=precision, epochs=1), videos, tmp_path / "run", device="cpu", say=said.append)
     assert any('precision = "float32" is faster' in line for line in said) == (precision == "bfloat16" and slow)
@@ -196,11 +197,11 @@ def test_a_precision_that_is_slow_here_is_named(
 
 def test_a_finished_run_stays_as_it_is(videos: Path, config: TrainConfig, tmp_path: Path) -> None:
     train(config, videos, tmp_path / "run", device="cpu")
-    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    before = {path: path.read_bytes() for path in (tmp_path / "run").glob("[!.]*") if path.is_file()}
     lines: list[str] = []
     train(config, videos, tmp_path / "run", resume=True, device="cpu", say=lines.append)
     assert len(lines) == 1 and "12 of 12 are done" in lines[0]
-    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+    assert {path: path.read_bytes() for path in (tmp_path / "run").glob("[!.]*") if path.is_file()} == before
 
 
 def test_gradients_of_several_batches_are_as_of_one(videos: Path, tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ def test_gradients_of_several_batches_are_as_of_one(videos: Path, tmp_path: Path
 
 
 def test_a_folder_with_a_run_is_not_written_over(videos: Path, config: TrainConfig, unbroken: Path) -> None:
-    with pytest.raises(OutputError, match="holds a run already; --resume"):
+    with pytest.raises(OutputError, match=r"is not empty .* --overwrite replaces an earlier run, --resume goes on"):
         train(config, videos, unbroken, device="cpu")
 
 
@@ -229,7 +230,7 @@ def test_a_run_that_never_began_leaves_its_folder_free(videos: Path, config: Tra
     assert not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "log.jsonl").touch()  # of one that has begun, and told nothing yet
-    with pytest.raises(OutputError, match="holds a run already"):
+    with pytest.raises(OutputError, match="is not empty"):
         train(config, videos, tmp_path / "run", device="cpu")
 
 
@@ -276,12 +277,12 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         train(config, videos, out, device="cpu", say=interrupted_at(8))
     latest = checkpoints(out)[0]
     latest.write_bytes(latest.read_bytes()[:5000])
-    (out / ".checkpoint-00000009.abc.pt").write_bytes(b"half a file")
+    (out / ".matchcut-0123abcd.pt").write_bytes(b"half a file")
     lines: list[str] = []
     train(config, videos, out, resume=True, device="cpu", say=lines.append)
     assert lines[0].startswith(f"{latest}: cannot be read as a checkpoint") and "6 of 12" in lines[1]
     assert_same_run(out, unbroken)
-    assert list(out.glob(".*")) == []
+    assert [path.name for path in out.glob(".*")] == [MANIFEST]
 
 
 def test_nothing_is_unpickled(videos: Path, config: TrainConfig, tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def train(
     data: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
+    overwrite: bool = False,
     resume: bool = False,
     device: str = "auto",
     cache: str | Path | None = None,
@@ -69,7 +70,7 @@ def train(
 
     Args:
         recipe: a TOML file, or what `read_config` makes of one.
-        data, out, resume, device, cache, say: see `matchcut.training.loop.train`; `data` may be one folder.
+        data, out, overwrite, resume, device, cache, say: see `matchcut.training.loop.train`; `data` may be one folder.
 
     Returns:
         The file of weights, for `load_model(..., weights=...)`.
@@ -84,5 +85,7 @@ def train(
     config = recipe if isinstance(recipe, TrainConfig) else read_config(Path(recipe))
     roots = [Path(one) for one in ([data] if isinstance(data, str | Path) else data)]
     place = Path(cache) if cache is not None else None
-    written: Path = run_training(config, roots, Path(out), resume=resume, device=device, cache=place, say=say)
+    how: Any = {"overwrite": overwrite, "resume": resume, "device": device, "cache": place, "say": say}
+    inputs = [] if isinstance(recipe, TrainConfig) else [Path(recipe)]
+    written: Path = run_training(config, roots, Path(out), inputs=inputs, **how)
     return written

@@ -13,10 +13,11 @@ from matchcut.benchmarks.protocols import PROTOCOLS
 from matchcut.benchmarks.results import ObjectScores, Result, row_measures
 from matchcut.data import Sequence as Video
 from matchcut.data import read_dataset, read_truth
+from matchcut.disk import is_inside
 from matchcut.errors import DatasetError, MaskError, MatchcutError, OutputError
 from matchcut.files import atomic_path, make_folder, write_csv
 from matchcut.folders import files_in
-from matchcut.manifest import Manifest, check_folder, in_the_way, is_inside, run_folder
+from matchcut.manifest import Manifest, check_folder, in_the_way, run_folder
 from matchcut.masks import LabelMap, object_ids, read_mask
 
 KIND = "an evaluation"

@@ -28,10 +28,11 @@ from matchcut.benchmarks.automatic import segment_sequence
 from matchcut.benchmarks.protocols import Protocol, find_protocol
 from matchcut.benchmarks.report import KIND, OWN, REPORT, SUBMISSION
 from matchcut.data import Sequence, check_dataset, prompts, read_joints, read_truth
+from matchcut.disk import is_inside
 from matchcut.errors import MatchcutError, ModelError, OutputError
 from matchcut.files import atomic_path, make_folder
 from matchcut.folders import VIDEOS
-from matchcut.manifest import check_folder, is_inside, noted_in, run_folder
+from matchcut.manifest import check_folder, noted_in, run_folder
 from matchcut.masks import write_mask
 from matchcut.metrics import joint_positions
 from matchcut.models.base import AutomaticModel, GuidedModel

@@ -15,6 +15,7 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A TOML file, as recipes/mask_vos.toml.")],
     data: Annotated[list[Path], typer.Option(help="Folder of videos or of folders of frames; may be repeated.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for weights, checkpoints, log and pictures.")],
+    overwrite: options.Overwrite = False,
     resume: options.Resume = False,
     device: options.Device = "auto",
     cache: Annotated[Path | None, typer.Option(help="Folder for decoded frames, to be shared by runs.")] = None,
@@ -24,7 +25,8 @@ def train(
     from matchcut import api
 
     with resumable():
-        written = api.train(recipe, data, out, resume=resume, device=device, cache=cache, say=say)
+        how: Any = {"overwrite": overwrite, "resume": resume, "device": device, "cache": cache}
+        written = api.train(recipe, data, out, **how, say=say)
     if int(os.environ.get("RANK", 0)) == 0:  # of torchrun's processes one tells
         say(f"weights   {written}")
 

@@ -213,5 +213,5 @@ def _load(place: Path) -> Frame | None:
 
 def _keep(place: Path, frame: Frame) -> None:
     make_folder(place.parent)
-    with atomic_path(place) as temporary:
+    with atomic_path(place, note="none") as temporary:
         np.save(temporary, frame)

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
+from matchcut.disk import is_plain_name
 from matchcut.errors import DatasetError, MaskError
-from matchcut.manifest import is_plain_name
 from matchcut.masks import LabelMap, MaskReader, object_ids, read_mask
 from matchcut.pictures import ValueRange, open_picture, stored_values
 from matchcut.video.images import UNREADABLE
@@ -80,7 +80,7 @@ class Sequence:
     def __post_init__(self) -> None:
         """Names come from lists and JSON that somebody else wrote, and files are named after them."""
         listed = (frame for one in self.objects.values() for frame in one.frames)
-        for name in (self.name or "one", *self.images, *self.truths, *listed):  # none where there is but one
+        for name in (self.name, *self.images, *self.truths, *listed):
             if not is_plain_name(name):
                 raise DatasetError(
                     f"{name!r}: not the name of a sequence or frame, which is that of a file in a folder; mend the "

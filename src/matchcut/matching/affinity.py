@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from matchcut.errors import ShapeError
+from matchcut.matching.base import at_least_float32, check_values, full_precision
 from matchcut.matching.pairs import pair_scores
 from matchcut.matching.search import Radius, Window, plan, search
 from matchcut.matching.uncompiled import uncompiled
@@ -48,11 +49,13 @@ class Affinity:
         return self.weights.new_zeros(self.weights.shape[0])
 
     def apply(self, values: Tensor) -> Tensor:
-        """Carry values (B, C, T, h, w), or (B, C, h, w) when T = 1, to the query: (B, C, H, W).
+        """Carry values (B, C, T, h, w), or (B, C, h, w) when T = 1, to the query: (B, C, H, W), in their dtype; half
+        precision is computed in float32.
 
         Raises:
-            ShapeError: the values do not lie on the reference cells.
+            ShapeError: the values do not lie on the reference cells, or are no floating-point numbers.
         """
+        check_values(values)
         batch, cells, _ = self.indices.shape
         if (
             values.ndim < 3
@@ -66,13 +69,14 @@ class Affinity:
         channels = values.shape[1]
         if 0 in (batch, channels, cells):
             return values.new_zeros(batch, channels, *self.query_shape)
-        rows = values.flatten(2).transpose(1, 2).contiguous()  # (B, R, C)
+        rows = values.flatten(2).transpose(1, 2).contiguous().to(at_least_float32(values))  # (B, R, C)
         weights = self.weights.to(rows.dtype)
         carried = [
             F.embedding_bag(index, row, per_sample_weights=weight, mode="sum")  # (Q, C)
             for index, row, weight in zip(self.indices, rows, weights, strict=True)
         ]
-        return torch.stack(carried).transpose(1, 2).reshape(batch, channels, *self.query_shape)
+        whole = torch.stack(carried).transpose(1, 2).reshape(batch, channels, *self.query_shape)
+        return whole.to(values.dtype)
 
     def dense(self) -> Tensor:
         """The affinity matrix (B, H * W, T * h * w)."""
@@ -81,6 +85,7 @@ class Affinity:
         return matrix.scatter_add(2, self.indices, self.weights)
 
 
+@full_precision
 def affinity(
     query: Tensor,
     reference: Tensor | Sequence[Tensor],
@@ -96,11 +101,13 @@ def affinity(
     Similarity is the inner product, so pass L2-normalised features for the cosine. Differentiable in `query` and
     `reference`; which cells are matched is a choice and has no gradient.
 
+    Half precision is computed in float32, and what comes out is in the dtype of the query. Autocast changes nothing.
+
     Args:
-        query: (B, C, H, W) features.
+        query: (B, C, H, W) features, floating-point.
         reference: (B, C, T, h, w), or (B, C, h, w), or a sequence of T tensors (B, C, h, w), which spares the copy.
         top_k: cells kept for a query cell; all where the reference has fewer.
-        temperature: of the softmax over the kept similarities, above 0.
+        temperature: of the softmax over the kept similarities, above 0 and finite.
         radius: reach of the window in cells, one for all references or one for each; None leaves it unrestricted. A
             windowed reference must have the size of the query.
         window: "disc" keeps cells at a distance below `radius` (CRW), "square" those at most `radius` away on both
@@ -119,10 +126,8 @@ def affinity(
     radii = _radii(radius, len(references))
     batch, _, height, width = query.shape
     t, (h, w) = len(references), references[0].shape[2:]
-    if top_k < 1:
-        raise ValueError(f"top_k: expected at least 1, got {top_k}")
-    if not temperature > 0:
-        raise ValueError(f"temperature: expected above 0, got {temperature}")
+    check_top_k(top_k)
+    check_temperature(temperature)
     if window not in ("disc", "square"):
         raise ValueError(f'window: expected "disc" or "square", got {window!r}')
     if any(r is not None for r in radii) and (h, w) != (height, width):
@@ -141,9 +146,10 @@ def affinity(
     if h * w == 0:
         raise ShapeError("reference: it has no cells")
     indices, weights, similarities = [], [], []
+    dtype = at_least_float32(query)
     for item in range(batch):
-        rows = query[item].permute(1, 2, 0).contiguous()  # (H, W, C)
-        keys = [one[item].permute(1, 2, 0).contiguous() for one in references]  # T of (h, w, C)
+        rows = query[item].to(dtype).permute(1, 2, 0).contiguous()  # (H, W, C)
+        keys = [one[item].to(dtype).permute(1, 2, 0).contiguous() for one in references]  # T of (h, w, C)
         needed = None if where is None else where[item]
         with torch.no_grad():
             chosen, scores = _search([one.detach() for one in (rows, *keys)], radii, window, top_k, needed)
@@ -151,11 +157,11 @@ def affinity(
             again = pair_scores(rows.flatten(0, 1), torch.stack(keys).flatten(0, 2), chosen)
             scores = again.masked_fill(scores == -torch.inf, -torch.inf)
         indices.append(chosen)
-        weight = (scores / temperature).softmax(dim=1)
+        weight = sharpened(scores, temperature)
         weights.append(weight if where is None else weight * where[item].reshape(-1, 1))
         similarities.append(scores)
-    stacked = torch.stack(indices), torch.stack(weights), torch.stack(similarities)
-    return Affinity(*stacked, (height, width), (t, h, w))
+    answers = torch.stack(weights).to(query.dtype), torch.stack(similarities).to(query.dtype)
+    return Affinity(torch.stack(indices), *answers, (height, width), (t, h, w))
 
 
 def join(first: Affinity, second: Affinity, *, top_k: int = 10, temperature: float = 0.05) -> Affinity:
@@ -167,7 +173,10 @@ def join(first: Affinity, second: Affinity, *, top_k: int = 10, temperature: flo
 
     Raises:
         ShapeError: the matches are not of the same query cells, or of references of another size.
+        ValueError: a setting out of its range.
     """
+    check_top_k(top_k)
+    check_temperature(temperature)
     if first.indices.shape[:2] != second.indices.shape[:2] or first.reference_shape[1:] != second.reference_shape[1:]:
         raise ShapeError(
             f"join: expected matches of one query, got (B, Q) {tuple(first.indices.shape[:2])} and "
@@ -178,9 +187,27 @@ def join(first: Affinity, second: Affinity, *, top_k: int = 10, temperature: flo
     indices = torch.cat([first.indices, second.indices + count * h * w], 2)
     scores, place = scores.topk(min(top_k, scores.shape[2]), 2)
     asked = first.weights.sum(2, keepdim=True) > 0
-    weights = (scores / temperature).softmax(2) * asked
+    weights = sharpened(scores.to(at_least_float32(scores)), temperature) * asked
     shape = (count + second.reference_shape[0], h, w)
-    return Affinity(indices.gather(2, place), weights, scores, first.query_shape, shape)
+    return Affinity(indices.gather(2, place), weights.to(scores.dtype), scores, first.query_shape, shape)
+
+
+def sharpened(scores: Tensor, temperature: float) -> Tensor:
+    """The softmax over the last axis of scores / temperature, which may be as small as one likes."""
+    below = scores - scores.detach().amax(-1, keepdim=True)
+    return (below / max(temperature, torch.finfo(torch.float32).tiny)).softmax(-1)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise ValueError unless a softmax can have this temperature."""
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature: expected above 0 and finite, got {temperature}")
+
+
+def check_top_k(top_k: int) -> None:
+    """Raise ValueError unless so many cells can be kept."""
+    if top_k < 1:
+        raise ValueError(f"top_k: expected at least 1, got {top_k}")
 
 
 @cache
@@ -211,8 +238,8 @@ def _search(
 
 
 def _as_list(query: Tensor, reference: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    if query.ndim != 4:
-        raise ShapeError(f"query: expected (B, C, H, W), got {tuple(query.shape)}")
+    if query.ndim != 4 or not query.is_floating_point():
+        raise ShapeError(f"query: expected floating point (B, C, H, W), got {query.dtype} {tuple(query.shape)}")
     if isinstance(reference, Tensor):
         if reference.ndim not in (4, 5):
             raise ShapeError(f"reference: expected (B, C, T, h, w) or (B, C, h, w), got {tuple(reference.shape)}")

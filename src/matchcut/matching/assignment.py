@@ -16,6 +16,7 @@ from torch import Tensor
 
 from matchcut.errors import ShapeError
 from matchcut.matching.assignment_plain import Settings, relax
+from matchcut.matching.base import at_least_float32, check_values, full_precision, product
 from matchcut.matching.uncompiled import uncompiled
 
 ALGORITHM_1: dict[str, Any] = {
@@ -32,6 +33,8 @@ LISTING_1: dict[str, Any] = {**ALGORITHM_1, "corrections": "carry", "average": "
 """DMM-Net, supplement, Listing 1: corrections are kept from step to step, the mean includes the start."""
 SHARP, SOFT = 0.0005, 3.0
 """The default's quadratic terms, in units of cost: of its answer, and of its gradient."""
+FEASIBLE = 1e-4
+"""By how much an answer may violate a constraint that it should meet exactly."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Assignment:
     def residual(self) -> Tensor:
         """(B,) detached: the largest violation of rows = 1, columns <= 1 and entries >= 0."""
         whole = torch.cat([self.matrix, self.empties], 2).detach()
-        whole = whole.to(torch.promote_types(whole.dtype, torch.float32))
+        whole = whole.to(at_least_float32(whole))
         if whole.numel() == 0:
             return whole.new_zeros(len(whole))
         rows = ((whole.sum(2) - 1).abs() * self.objects).amax(1)
@@ -65,17 +68,19 @@ class Assignment:
         return torch.stack([rows, columns, -whole.amin((1, 2))]).amax(0).clamp_min(0)
 
     def apply(self, values: Tensor) -> Tensor:
-        """Carry values (B, C, M) of the proposals to the objects: (B, C, N). Differentiable.
+        """Carry values (B, C, M) of the proposals to the objects: (B, C, N), in their dtype. Differentiable.
 
         Raises:
-            ShapeError: the values do not lie on the proposals.
+            ShapeError: the values do not lie on the proposals, or are no floating-point numbers.
         """
+        check_values(values)
         batch, _, proposals = self.matrix.shape
         if values.ndim != 3 or values.shape[0] != batch or values.shape[2] != proposals:
             raise ShapeError(
                 f"values: expected (B, C, M) with B = {batch} and M = {proposals}, got {tuple(values.shape)}"
             )
-        return values @ self.matrix.to(values.dtype).transpose(1, 2)
+        dtype = at_least_float32(values)
+        return product(values.to(dtype), self.matrix.to(dtype).mT).to(values.dtype)
 
     def dense(self) -> Tensor:
         """The matrix (B, N, M)."""
@@ -94,6 +99,7 @@ class Assignment:
         return replace(self, matrix=matrix, empties=empties)
 
 
+@full_precision
 def assign(
     cost: Tensor,
     *,
@@ -117,12 +123,17 @@ def assign(
     objects than proposals, empty proposals at cost 0 are added; their columns do not come back, so that rows sum to
     less than 1 by what they gave to them. Differentiable in `cost` and `start`.
 
+    Computed in float64, whatever the dtype of the cost, which is that of the answer; autocast changes nothing. Costs so
+    far apart, beside the quadratic term, that float64 cannot hold the answer are refused. By default that may begin at
+    1e5 where many objects bid for the same proposals, and at 1e13 elsewhere.
+
     Relative to the paper, the default differs in the quadratic term, in the projection, which is exact, in the step
     size 1 / quadratic, with which one step from any start arrives, and in its gradient. `assign(cost, **ALGORITHM_1)`
     and `assign(cost, **LISTING_1)` are the paper's.
 
     Args:
-        cost: (B, N, M) of N objects and M proposals, any floating dtype; finite where real.
+        cost: (B, N, M) of N objects and M proposals, any floating dtype; finite where real. A pair that must not be is
+            one at a cost above all others, by 1000 rather than by 1e9.
         objects: (B, N) bool, the real rows; all where None. The others are 0, get no gradient and have no influence.
         proposals: (B, M) bool, the real columns, likewise.
         start: X_0: "greedy" (as `greedy` finds it), "uniform" (1 / proposals) or a tensor (B, N, M).
@@ -146,8 +157,9 @@ def assign(
         The match; `apply` carries values (B, C, M) of the proposals to the objects, (B, C, N).
 
     Raises:
-        ShapeError: shapes or dtypes that do not fit together.
-        ValueError: a setting out of its range, costs or a start that are not finite.
+        ShapeError: shapes or dtypes that do not fit together; costs or a start that are not finite, or costs too far
+            apart.
+        ValueError: a setting out of its range.
     """
     _check(cost, objects, proposals)
     if isinstance(start, Tensor):
@@ -237,6 +249,8 @@ def _assign(
         steps = torch.full((len(cost),), settings.steps, device=cost.device)
         return _result(padded * 1, width, padded.new_zeros(len(cost), settings.steps), steps, rows, cost.dtype)
     first = _start(start, padded, rows, columns, width, settings)
+    if settings.projections is not None:
+        _check_resolution(padded.detach(), first.detach(), settings)
     differentiated = torch.is_grad_enabled() and (padded.requires_grad or first.requires_grad)
     if backward_quadratic is None or not differentiated:
         x, objectives, taken = _relax(padded, first, rows, columns, settings)
@@ -245,6 +259,8 @@ def _assign(
             x, objectives, taken = _relax(padded, first, rows, columns, settings)
         softer = Settings(1, None, 1 / backward_quadratic, False, "last", backward_quadratic, 0.0, settings.recompute)
         x = _Through.apply(_relax(padded, padded.detach(), rows, columns, softer)[0], x)
+    if settings.projections is None:
+        _check_solved(x.detach(), first.detach(), padded.detach(), rows, columns, settings)
     return _result(x, width, objectives, taken, rows, cost.dtype)
 
 
@@ -257,6 +273,38 @@ def _relax(
     from matchcut.matching.compiled_assignment import relax_compiled  # late: Numba takes a moment to load
 
     return relax_compiled(cost, start, rows, columns, settings)
+
+
+def _check_resolution(cost: Tensor, start: Tensor, settings: Settings) -> None:
+    """That each step's projections, which answer in numbers near 1, still see them beside the costs and the start."""
+    largest = max(float(cost.abs().max()) * settings.learning_rate, float(start.abs().max()))
+    if largest * torch.finfo(cost.dtype).eps > FEASIBLE:
+        raise ShapeError(_TOO_FAR.format(what=f"learning_rate * cost, or the start, reaches {largest:.1e}"))
+
+
+def _check_solved(x: Tensor, start: Tensor, cost: Tensor, rows: Tensor, columns: Tensor, settings: Settings) -> None:
+    """That exact projections met the constraints, and one from anywhere the least cost."""
+    share = settings.weights[0]
+    found = x - share * start if share else x
+    violation = torch.maximum(((found.sum(2) - (1 - share)).abs() * rows).amax(1), found.sum(1).amax(1) - (1 - share))
+    if not bool((violation <= FEASIBLE).all()):
+        worst = int((violation <= FEASIBLE).int().argmin())
+        what = f"the answer of item {worst} violates a constraint by {float(violation[worst]):.1e}"
+        raise ShapeError(_TOO_FAR.format(what=what))
+    spread = cost.amax((1, 2)) - cost.amin((1, 2))
+    wide = float(spread.max()) * settings.learning_rate * torch.finfo(cost.dtype).eps > FEASIBLE
+    if wide and settings.ignores_start:  # then rounding may have led to another vertex
+        excess = (cost * (x - _hungarian(cost, rows, columns))).sum((1, 2))
+        allowed = rows.sum(1) * (settings.quadratic + (violation.clamp_min(0) + 1e-12) * spread)
+        if not bool((excess <= allowed).all()):
+            worst = int((excess <= allowed).int().argmin())
+            raise ShapeError(_TOO_FAR.format(what=f"the answer of item {worst} costs {float(excess[worst]):.1e} more"))
+
+
+_TOO_FAR = (
+    "cost: too far apart to be solved in floating point: {what}; bring costs nearer to each other (those of pairs that "
+    "must not be to 1000 above the others)"
+)
 
 
 class _Through(torch.autograd.Function):
@@ -308,7 +356,7 @@ def _pad(cost: Tensor, objects: Tensor | None, proposals: Tensor | None) -> tupl
     if objects is not None or proposals is not None:
         padded = padded.masked_fill(~(rows[:, :, None] & columns[:, None]), 0)
     if not padded.sum().isfinite() and not padded.isfinite().all():  # the sum is quicker, but may overflow
-        raise ValueError("cost: expected finite numbers where objects and proposals are real, got NaN or infinity")
+        raise ShapeError("cost: expected finite numbers where objects and proposals are real, got NaN or infinity")
     if objects is None and proposals is None and height <= width:
         return padded, rows, columns
     lacking = (rows.sum(1) - columns.sum(1)).clamp_min(0)
@@ -326,7 +374,7 @@ def _start(start: Any, cost: Tensor, rows: Tensor, columns: Tensor, width: int, 
         empties = cost.new_zeros(*cost.shape[:2], cost.shape[2] - width)
         first = torch.cat([start.to(cost.dtype), empties], 2).masked_fill(~real, 0)
         if not first.isfinite().all():
-            raise ValueError("start: expected finite numbers where objects and proposals are real")
+            raise ShapeError("start: expected finite numbers where objects and proposals are real")
         return first
     if start == "uniform":
         return real / columns.sum(1).clamp_min(1).to(cost)[:, None, None]

@@ -5,11 +5,10 @@ As `assignment_plain.project`, but that the problem itself is tried first, and s
 
 from typing import Any
 
-import numba
 import numpy as np
 
 from matchcut.matching.assignment_plain import STAGES
-from matchcut.matching.compiled import FASTMATH
+from matchcut.matching.compiled import helper
 
 ACCURACY = 1e-9
 """Largest violation of a row's sum at which a projection counts as exact."""
@@ -18,17 +17,15 @@ FEW = 12
 MOST = 100
 """Newton steps after which a stage is left as it is."""
 
-_compiled = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", cache=True)
 
-
-@_compiled
+@helper
 def copy(source: Any, target: Any) -> None:
     """One vector into another. A loop: Numba takes seconds to compile an assignment to a slice."""
     for i in range(len(source)):
         target[i] = source[i]
 
 
-@_compiled
+@helper
 def _fill(level: Any, rows: Any, matrix: Any, columns: Any, sums: Any) -> None:
     """The columns of `level` (n, m) less `rows` (n,), projected onto {x >= 0, sum <= 1}: fills `matrix`, by how much
     `columns` (m,) were lowered, and the sums of rows."""
@@ -69,7 +66,7 @@ def _fill(level: Any, rows: Any, matrix: Any, columns: Any, sums: Any) -> None:
         sums[i] = total
 
 
-@_compiled
+@helper
 def _fill_rows(level: Any, columns: Any, rows: Any) -> None:
     """The `rows` (n,) for which the sums of relu(level - rows - columns) are 1."""
     n, m = level.shape
@@ -92,7 +89,7 @@ def _fill_rows(level: Any, columns: Any, rows: Any) -> None:
         rows[i] = threshold
 
 
-@_compiled
+@helper
 def _laplacian(matrix: Any, columns: Any, ridge: Any, system: Any) -> None:
     """What the row sums lose as the rows' potentials grow: how entries > 0 and full columns tie rows together."""
     n, m = matrix.shape
@@ -113,7 +110,7 @@ def _laplacian(matrix: Any, columns: Any, ridge: Any, system: Any) -> None:
         system[i, i] += ridge
 
 
-@_compiled
+@helper
 def _solve(system: Any, vector: Any) -> None:
     """vector = system^-1 vector for a positive definite matrix, by Cholesky; both are overwritten."""
     n = len(vector)
@@ -136,7 +133,7 @@ def _solve(system: Any, vector: Any) -> None:
         vector[i] /= system[i, i]
 
 
-@_compiled
+@helper
 def _ascend(level: Any, accuracy: Any, most: Any, rows: Any, columns: Any, matrix: Any) -> Any:
     """Semismooth Newton on the rows' potentials from `rows`, which it changes. Returns the steps taken."""
     n = len(level)
@@ -174,11 +171,18 @@ def _ascend(level: Any, accuracy: Any, most: Any, rows: Any, columns: Any, matri
     return most
 
 
-@_compiled
+@helper
 def project(level: Any, matrix: Any, columns: Any) -> Any:
     """The point of the polytope nearest to `level` (n, m) float64: fills `matrix` (n, m) and which `columns` (m,) are
-    full (> 0). Returns Newton steps."""
-    rows = np.empty(len(level))
+    full (> 0). Returns Newton steps. What all of a row have in common does not matter, and is taken from `level`."""
+    n, m = level.shape
+    for i in range(n):
+        top = level[i, 0]
+        for j in range(1, m):
+            top = max(top, level[i, j])
+        for j in range(m):
+            level[i, j] -= top
+    rows = np.empty(n)
     columns[:] = 0
     _fill_rows(level, columns, rows)
     turns = _ascend(level, ACCURACY, FEW, rows, columns, matrix)
@@ -199,7 +203,7 @@ def project(level: Any, matrix: Any, columns: Any) -> Any:
     return turns
 
 
-@_compiled
+@helper
 def project_backward(matrix: Any, columns: Any, grad: Any) -> None:
     """`grad` (n, m) projected onto the face `matrix` lies in: the transpose of the projection's derivative."""
     n, m = matrix.shape

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from matchcut.matching.base import full_precision
+
 STAGES = 4.0
 """By how much sharper the problem gets from one stage of an exact projection to the next."""
 NEWTON_STEPS = 60
@@ -155,6 +157,7 @@ def project(level: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
     proposals.
     """
     level = level.masked_fill(~real, -math.inf)
+    level = level - level.amax(2, keepdim=True).clamp_min(torch.finfo(level.dtype).min)  # as rows need, and is exact
     owned = real.any(2)
     finite = level.masked_fill(~real, 0)
     spread = finite.amax((1, 2)) - finite.amin((1, 2))
@@ -222,6 +225,7 @@ def _laplacian(x: Tensor, columns: Tensor, ridge: Tensor) -> Tensor:
     return torch.diag_embed(there.sum(2) + ridge) - (there * share[:, None]) @ there.transpose(1, 2)
 
 
+@full_precision
 def project_on_face(x: Tensor, columns: Tensor, grad: Tensor) -> Tensor:
     """The derivative of `project`, which is its own transpose: `grad` (B, N, M) projected onto the directions that keep
     the zeros of x, the sums of its rows and those of its full columns."""

@@ -4,7 +4,6 @@ They release the GIL, and run on as many threads as torch does.
 """
 
 import contextlib
-import functools
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from numba import types
 from numba.extending import intrinsic
 
+from matchcut.matching.compiled_cache import keep_on_disk
 from matchcut.matching.threads import limit_threads
 
 _LOCK = threading.Lock()
@@ -32,18 +32,26 @@ def as_many_threads_as_torch() -> Iterator[None]:
         yield
 
 
-FASTMATH = {"contract", "reassoc", "nsz"}  # sums may be reordered, so that they are vector operations
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "fastmath": {"contract", "reassoc", "nsz"},  # sums may be reordered, so that they are vector operations
+    "error_model": "numpy",
+}
+_jit: Any = numba.njit
+
+
+def helper(function: Any) -> Any:
+    """A function that kernels call, and that becomes part of them."""
+    return _jit(**OPTIONS)(function)
 
 
 def kernel(function: Any) -> Any:
-    """A function compiled by Numba, parallel over its `prange`, kept on disk; without the GIL."""
+    """A function compiled by Numba, parallel over its `prange`, kept on disk if that can be; without the GIL."""
     # Only what is marked runs in parallel: small arrays of one thread must not be shared out again.
     parallel = {"prange": True, **dict.fromkeys(("comprehension", "fusion", "numpy", "reduction", "setitem"), False)}
-    compiled = functools.partial(numba.njit, parallel=parallel, nogil=True, fastmath=FASTMATH, error_model="numpy")
-    try:
-        return compiled(cache=True)(function)
-    except RuntimeError:  # nowhere to keep what was compiled
-        return compiled()(function)
+    compiled = _jit(parallel=parallel, **OPTIONS)(function)
+    keep_on_disk(compiled)
+    return compiled
 
 
 @intrinsic

@@ -14,7 +14,6 @@ outer steps and recomputes the rest.
 import math
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import torch
 from numba import prange
@@ -23,9 +22,7 @@ from torch.autograd.function import once_differentiable
 
 from matchcut.matching.assignment_newton import copy, project, project_backward
 from matchcut.matching.assignment_plain import Settings
-from matchcut.matching.compiled import FASTMATH, as_many_threads_as_torch, kernel
-
-_compiled = numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", cache=True)
+from matchcut.matching.compiled import as_many_threads_as_torch, helper, kernel
 
 
 class Plan(NamedTuple):
@@ -48,7 +45,7 @@ class Plan(NamedTuple):
     """Outer steps from one kept state to the next; 0 to keep none."""
 
 
-@_compiled
+@helper
 def _round(level: Any, rows: Any, columns: Any, sums: Any) -> None:
     """One round of Dykstra but for a step's first: `rows` and `columns` change, `sums` is to work in."""
     n, m = level.shape
@@ -66,7 +63,7 @@ def _round(level: Any, rows: Any, columns: Any, sums: Any) -> None:
         columns[j] = max(columns[j] + (sums[j] - moved - 1) / n, 0.0)
 
 
-@_compiled
+@helper
 def _advance(cost: Any, x: Any, level: Any, rows: Any, columns: Any, plan: Any, trace: Any) -> None:
     """One outer step: `x`, `level`, `rows` and `columns` change; `trace` (rounds, n + m), if any, gets each round's."""
     n, m = cost.shape
@@ -107,7 +104,7 @@ def _advance(cost: Any, x: Any, level: Any, rows: Any, columns: Any, plan: Any, 
             x[i, j] = max(level[i, j] - rows[i] - columns[j], 0.0)
 
 
-@_compiled
+@helper
 def _retreat(final: Any, plan: Any, trace: Any, grad: Any, held: Any, ends: Any, grad_cost: Any) -> None:
     """The transpose of `_advance`. `grad` (n, m), of the new x, becomes that of the old one; so do `held` (n, m), of
     level, and `ends` (n + m,), of rows and columns. `final` is level, or the new x where the projection is exact."""
@@ -165,7 +162,7 @@ def _retreat(final: Any, plan: Any, trace: Any, grad: Any, held: Any, ends: Any,
         grad_columns[j] = shares[j] * n
 
 
-@_compiled
+@helper
 def _cut(source: Any, objects: Any, proposals: Any) -> Any:
     """The real rows and columns of a matrix."""
     n, m = objects.sum(), proposals.sum()
@@ -184,7 +181,7 @@ def _cut(source: Any, objects: Any, proposals: Any) -> Any:
     return part
 
 
-@_compiled
+@helper
 def _paste(part: Any, objects: Any, proposals: Any, target: Any) -> None:
     """The reverse of `_cut`; 0 elsewhere."""
     i = 0
@@ -197,7 +194,7 @@ def _paste(part: Any, objects: Any, proposals: Any, target: Any) -> None:
         i += objects[row]
 
 
-@_compiled
+@helper
 def _run(cost: Any, x: Any, plan: Any, answer: Any, objectives: Any, kept: Any) -> Any:
     """All steps on one problem (n, m) from `x`, which changes. Returns the steps taken."""
     n, m = cost.shape
@@ -239,7 +236,7 @@ def _run(cost: Any, x: Any, plan: Any, answer: Any, objectives: Any, kept: Any) 
     return step
 
 
-@_compiled
+@helper
 def _run_back(cost: Any, weight: Any, plan: Any, taken: Any, kept: Any, grad_cost: Any) -> Any:
     """The transpose of `_run`, from `weight` (n, m), the gradient of the answer: adds to `grad_cost` (n, m).
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matchcut.errors import ShapeError
+from matchcut.matching.base import at_least_float32, check_values, full_precision, product
 
 Pair = int | tuple[int, int]
 
@@ -43,21 +44,22 @@ class OffsetField:
         """Carry values (B, C, h, w) to the query: (B, C, H, W), in their dtype. Differentiable in offsets and values.
 
         Raises:
-            ShapeError: the values do not lie on the reference cells.
+            ShapeError: the values do not lie on the reference cells, or are no floating-point numbers.
         """
+        check_values(values)
         batch, _, height, width = self.offsets.shape
         if values.ndim != 4 or values.shape[0] != batch or values.shape[2:] != self.reference_shape:
             raise ShapeError(
                 f"values: expected (B, C, h, w) with B = {batch} and (h, w) = {self.reference_shape}, "
                 f"got {tuple(values.shape)}"
             )
-        rows = values.movedim(1, -1).to(self._dtype(values))  # (B, h, w, C)
+        rows = values.movedim(1, -1).to(at_least_float32(values, self.offsets))  # (B, h, w, C)
         carried = _weighted_sums(rows.flatten(1, 2), *self._corners(rows.dtype))  # (B, H * W, C)
         return carried.mT.reshape(*values.shape[:2], height, width).to(values.dtype)
 
     def dense(self) -> Tensor:
         """The matrix of bilinear weights (B, H * W, h * w), at most four a row."""
-        indices, weights = self._corners(self._dtype(self.offsets))
+        indices, weights = self._corners(at_least_float32(self.offsets))
         matrix = weights.new_zeros(*weights.shape[:2], math.prod(self.reference_shape))
         if matrix.numel() > 0:
             matrix = matrix.scatter_add(2, indices, weights)
@@ -67,16 +69,14 @@ class OffsetField:
         indices, weights = _corners(self.offsets.to(dtype), self.reference_shape)
         return indices.flatten(1, 2), weights.flatten(1, 2)
 
-    def _dtype(self, values: Tensor) -> torch.dtype:
-        return torch.promote_types(torch.promote_types(values.dtype, self.offsets.dtype), torch.float32)
-
 
 def deform(offsets: Tensor, *, reference_shape: tuple[int, int] | None = None) -> OffsetField:
     """Match each query cell to the place its offset points to, by bilinear sampling. Differentiable in the offsets.
 
     Equal to a 1x1 `torchvision.ops.deform_conv2d` with the identity for its weights (RPM-Net, Table 1, layer 109);
     offsets of zero are the identity. Where all four cells around a place lie outside, the value is 0 and there is no
-    gradient. An offset that is not a number makes the values that are not one.
+    gradient. An offset that is not a number makes the values that are not one. Half precision is computed in float32;
+    autocast changes nothing.
 
     Args:
         offsets: (B, 2, H, W), (dy, dx) in cells of the reference, in the order of torchvision.
@@ -98,6 +98,7 @@ def deform(offsets: Tensor, *, reference_shape: tuple[int, int] | None = None) -
     return OffsetField(offsets, (int(shape[0]), int(shape[1])))
 
 
+@full_precision
 def deform_conv2d(
     input: Tensor,
     offset: Tensor,
@@ -121,7 +122,7 @@ def deform_conv2d(
         stride, padding, dilation: as of a convolution, one number or (vertical, horizontal).
 
     Returns:
-        (B, O, H, W) in the dtype of the input; half precision is computed in float32.
+        (B, O, H, W) in the dtype of the input; half precision is computed in float32, and autocast changes nothing.
 
     Raises:
         ShapeError: shapes that do not fit together.
@@ -133,7 +134,7 @@ def deform_conv2d(
         _pair("dilation", dilation, 1),
     )
     _check_convolution(input, offset, weight, bias, strides, paddings, dilations)
-    dtype = torch.promote_types(input.dtype, torch.float32)
+    dtype = at_least_float32(input)
     source, moved, kernel = input.to(dtype), offset.to(dtype), weight.to(dtype)
     if input.device.type == "cuda":
         from torchvision.ops import deform_conv2d as by_torchvision  # type: ignore[import-untyped] # late: only here
@@ -143,11 +144,11 @@ def deform_conv2d(
         return made.to(input.dtype)
     shape, sides = (input.shape[2], input.shape[3]), (weight.shape[2], weight.shape[3])
     taps = sides[0] * sides[1]
-    rows = source.movedim(1, -1).flatten(1, 2)  # (B, h * w, C)
-    rows = rows @ kernel.flatten(2).permute(1, 2, 0).flatten(1)  # (B, h * w, K * O)
+    rows = source.movedim(1, -1).flatten(0, 2)  # (B * h * w, C)
+    rows = product(rows, kernel.flatten(2).permute(1, 2, 0).flatten(1))  # (B * h * w, K * O)
     indices, weights = _corners(moved, shape, sides, strides, paddings, dilations)  # (B, H * W, K, 4)
     indices = indices * taps + torch.arange(taps, device=input.device)[:, None]
-    rows = rows.reshape(len(rows), taps * rows.shape[1], weight.shape[0])  # (B, h * w * K, O)
+    rows = rows.reshape(len(input), taps * math.prod(shape), weight.shape[0])  # (B, h * w * K, O)
     sums = _weighted_sums(rows, indices.flatten(2), weights.flatten(2))  # (B, H * W, O)
     if bias is not None:
         sums = sums + bias.to(dtype)
@@ -157,7 +158,8 @@ def deform_conv2d(
 class DeformableConv(nn.Module):
     """A deformable convolution with its own offset convolution, both of one kernel size; the output keeps the size.
 
-    The offset convolution begins at zero, so that the layer begins as a plain convolution (Dai et al., 2017).
+    The offset convolution begins at zero, so that the layer begins as a plain convolution (Dai et al., 2017). It
+    computes in the dtype of its weights, also under autocast, since offsets are places.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int = 3) -> None:
@@ -171,8 +173,10 @@ class DeformableConv(nn.Module):
         plain = nn.Conv2d(in_channels, out_channels, kernel)  # for its initial values
         self.weight, self.bias = plain.weight, plain.bias
 
+    @full_precision
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
+        """(B, in_channels, H, W) to (B, out_channels, H, W), in the dtype of the weights."""
+        x = x.to(self.weight.dtype)
         return deform_conv2d(x, self.offset(x), self.weight, self.bias, padding=self.padding)
 
 
@@ -183,7 +187,7 @@ class DeformableStack(nn.Module):
     their offsets, and none after the last, since offsets have both signs.
 
     Relative to the paper: `dilation` replaces deformable layers by plain ones (1: "standard", 3, 6, 9: "dilated"), as
-    in Table 2; how many layers there are follows from `widths`.
+    in Table 2; how many layers there are follows from `widths`. Precision is that of `DeformableConv`.
 
     Args:
         in_channels: of the target's and the reference's embeddings together.
@@ -210,8 +214,10 @@ class DeformableStack(nn.Module):
             else:
                 self.layers.append(nn.Conv2d(before, after, kernel, padding="same", dilation=dilation))
 
+    @full_precision
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to offsets (B, 2, H, W)."""
+        """(B, in_channels, H, W) to offsets (B, 2, H, W), in the dtype of the weights."""
+        x = x.to(next(self.parameters()).dtype)
         for number, layer in enumerate(self.layers):
             x = layer(F.relu(x) if number else x)
         return x

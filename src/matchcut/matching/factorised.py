@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matchcut.errors import ShapeError
+from matchcut.matching.base import at_least_float32, full_precision, product
 from matchcut.matching.transport import EPSILON, Transport, check_finite, sinkhorn, sinkhorn_from_cost
 
 Groups = int | tuple[int, int]
@@ -111,13 +112,14 @@ class LongShortTransport:
 
     def dense(self) -> Tensor:
         """P^S P^L, (B, H * W, H * W)."""
-        return self.short.dense() @ self.long.dense()
+        return product(self.short.dense(), self.long.dense())
 
     def streams(self) -> tuple[Tensor, Tensor]:
         """Y_a and Y_m, the two maps carried by P^S P^L (Eq. 10); P^L is not applied again."""
         return _both(self.short, *self.carried)
 
 
+@full_precision
 def long_sinkhorn(
     appearance: Tensor,
     motion: Tensor,
@@ -148,6 +150,7 @@ def long_sinkhorn(
     return _grouped_sinkhorn(appearance, motion, groups, "long", normalise, settings)
 
 
+@full_precision
 def short_sinkhorn(
     appearance: Tensor,
     motion: Tensor,
@@ -167,6 +170,7 @@ def short_sinkhorn(
     return _grouped_sinkhorn(appearance, motion, groups, "short", normalise, settings)
 
 
+@full_precision
 def long_short_sinkhorn(
     appearance: Tensor,
     motion: Tensor,
@@ -267,7 +271,7 @@ def _grouped_sinkhorn(
 ) -> GroupedTransport:
     _check_maps(appearance, motion, groups)
     block, size = block_of(groups), (appearance.shape[2], appearance.shape[3])
-    dtype = torch.promote_types(appearance.dtype, torch.float32)
+    dtype = at_least_float32(appearance)
     mass = _grouped(appearance.new_ones(1, 1, *size, dtype=dtype), block, distance)[:, 0]
     mass = (mass / mass.sum((1, 2), keepdim=True)).repeat(len(appearance), 1, 1)
     maps = (one.to(dtype) for one in (appearance, motion))
@@ -303,6 +307,7 @@ def _differentiated(*maps: Tensor) -> bool:
     return torch.is_grad_enabled() and any(one.requires_grad for one in maps)
 
 
+@full_precision
 def _carry_long(appearance: Tensor, motion: Tensor, settings: dict[str, Any]) -> list[Tensor]:
     """Z_a and Z_m one group after the other, with nothing kept for a backward pass."""
     _check_maps(appearance, motion, settings["groups"])
@@ -321,7 +326,7 @@ def _carry_group(appearance: Tensor, motion: Tensor, settings: dict[str, Any]) -
     if height * width > 2 * channels or settings["streaming"]:
         yield from _both(long_sinkhorn(appearance, motion, **settings | {"groups": 1}), appearance, motion)
         return
-    dtype = torch.promote_types(appearance.dtype, torch.float32)
+    dtype = at_least_float32(appearance)
     query, reference = (F.normalize(one.to(dtype).flatten(2), dim=1) for one in (appearance, motion))
     cost = -query.mT @ reference
     del query, reference
@@ -331,6 +336,7 @@ def _carry_group(appearance: Tensor, motion: Tensor, settings: dict[str, Any]) -
         yield (one.to(dtype).flatten(2) @ plan.mT).reshape(batch, channels, height, width)
 
 
+@full_precision
 def _carry_short(
     appearance: Tensor, motion: Tensor, carried: Sequence[Tensor], settings: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:

@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from matchcut.errors import ShapeError
-from matchcut.matching.affinity import Affinity
+from matchcut.matching.affinity import Affinity, check_temperature, check_top_k, sharpened
+from matchcut.matching.base import at_least_float32, full_precision
 from matchcut.matching.pairs import pair_scores, wanted_pair_scores
 
 AROUND = range(-1, 3)
 """Of a coarse cell at (y, x), the fine rows 2y - 1 to 2y + 2, and so the columns."""
 
 
+@full_precision
 def refine(
     match: Affinity,
     query: Tensor,
@@ -31,7 +33,7 @@ def refine(
 ) -> Affinity:
     """Match the query cells of a grid twice as fine as that of `match`, among the cells around its own matches.
 
-    Differentiable in `query` and `reference`, as `affinity` is.
+    Differentiable in `query` and `reference`, as `affinity` is, and computed in the same precision.
 
     Args:
         match: of the coarse grids, query (H, W) and T references (h, w).
@@ -40,7 +42,7 @@ def refine(
         where: (B, 2H, 2W) bool, the fine cells that are matched; the others carry nothing, and neither do those whose
             coarse cell was not matched.
         top_k: cells kept for a query cell.
-        temperature: of the softmax over the kept similarities, above 0.
+        temperature: of the softmax over the kept similarities, above 0 and finite.
 
     Returns:
         The match on the fine grids.
@@ -58,16 +60,20 @@ def refine(
         raise ShapeError(
             f"reference: expected {count} of {(batch, channels, h, w)}, got {[tuple(one.shape) for one in reference]}"
         )
+    if any((one.dtype, one.device) != (query.dtype, query.device) for one in reference):
+        raise ShapeError(
+            f"reference: expected {query.dtype} on {query.device} as the query, "
+            f"got {[f'{one.dtype} on {one.device}' for one in reference]}"
+        )
     if tuple(where.shape) != (batch, height, width) or where.dtype != torch.bool:
         raise ShapeError(f"where: expected bool {(batch, height, width)}, got {where.dtype} {tuple(where.shape)}")
-    if top_k < 1:
-        raise ValueError(f"top_k: expected at least 1, got {top_k}")
-    if not temperature > 0:
-        raise ValueError(f"temperature: expected above 0, got {temperature}")
+    check_top_k(top_k)
+    check_temperature(temperature)
     kept = min(top_k, match.indices.shape[2] * len(AROUND) ** 2)
     indices = match.indices.new_zeros(batch, height * width, kept)
-    weights = query.new_zeros(batch, height * width, kept)
-    scores = query.new_full((batch, height * width, kept), -torch.inf)
+    dtype = at_least_float32(query)
+    weights = query.new_zeros(batch, height * width, kept, dtype=dtype)
+    scores = query.new_full((batch, height * width, kept), -torch.inf, dtype=dtype)
     with_gradient = torch.is_grad_enabled() and (query.requires_grad or any(one.requires_grad for one in reference))
     for item in range(batch):
         # In the order of coarse cells: the four of each, which have the same cells to look at, come together.
@@ -78,8 +84,8 @@ def refine(
         y, x, own = y[matched], x[matched], own[matched]
         if not len(y):
             continue
-        rows = query[item].permute(1, 2, 0)[y, x]  # (Q, C)
-        keys = [one[item].permute(1, 2, 0).reshape(h * w, channels).contiguous() for one in reference]
+        rows = query[item].permute(1, 2, 0)[y, x].to(dtype)  # (Q, C)
+        keys = [one[item].permute(1, 2, 0).reshape(h * w, channels).contiguous().to(dtype) for one in reference]
         with torch.no_grad():
             chosen, best = _search(match, item, own, rows.detach(), [one.detach() for one in keys], (h, w), kept)
         if with_gradient:
@@ -87,8 +93,8 @@ def refine(
         at = y * width + x
         indices[item, at] = chosen
         scores = scores.index_put((at.new_tensor(item), at), best)
-        weights = weights.index_put((at.new_tensor(item), at), (best / temperature).softmax(1))
-    return Affinity(indices, weights, scores, (height, width), (count, h, w))
+        weights = weights.index_put((at.new_tensor(item), at), sharpened(best, temperature))
+    return Affinity(indices, weights.to(query.dtype), scores.to(query.dtype), (height, width), (count, h, w))
 
 
 def near_edges(soft_masks: Tensor, reach: int) -> Tensor:
@@ -97,7 +103,8 @@ def near_edges(soft_masks: Tensor, reach: int) -> Tensor:
     Args:
         soft_masks: (B, 1 + N, h, w); a cell belongs to what has most of it.
     """
-    best, labels = soft_masks[:, :1], torch.zeros_like(soft_masks[:, :1])
+    best = soft_masks[:, :1]
+    labels = torch.zeros_like(best, dtype=torch.float32)  # bfloat16 counts to 256 only
     for index in range(1, soft_masks.shape[1]):  # argmax over a few channels takes ten times as long on the CPU
         labels = labels.masked_fill(soft_masks[:, index : index + 1] > best, index)
         best = torch.maximum(best, soft_masks[:, index : index + 1])
@@ -114,7 +121,7 @@ def _search(
     if rows.device.type == "cpu" and rows.dtype == torch.float32:
         from matchcut.matching.compiled_refine import best_around  # late: Numba takes a moment to load
 
-        return best_around(rows, own, keys, match.indices[item], match.weights[item].detach(), size, kept)
+        return best_around(rows, own, keys, match.indices[item], match.weights[item].detach().float(), size, kept)
     cells, fresh = _candidates(match, item, own, *size)
     best, place = wanted_pair_scores(rows, keys, cells, fresh).topk(kept, 1)
     return cells.gather(1, place), best

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from matchcut.errors import ShapeError
+from matchcut.matching.base import at_least_float32, full_precision, product
 
 PIXELS = 16_384
 """Pixels of each mask that are held as float32 at once."""
@@ -43,6 +44,7 @@ def boxes(masks: Tensor, threshold: float = 0.5) -> Tensor:
     return torch.stack(edges, -1).flatten(-2).float()  # x0, y0, x1, y1
 
 
+@full_precision
 def soft_iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union of each mask of `a` with each of `b`: sum(a b) / (sum(a) + sum(b) - sum(a b)).
 
@@ -54,7 +56,8 @@ def soft_iou(a: Tensor, b: Tensor) -> Tensor:
         b: (B, M, H, W), as `a`.
 
     Returns:
-        (B, N, M) in the dtype of the masks, float32 for bool; half precision is computed in float32.
+        (B, N, M) in the dtype of the masks, float32 for bool; half precision is computed in float32, and autocast
+        changes nothing.
 
     Raises:
         ShapeError: shapes or dtypes that do not fit together.
@@ -73,13 +76,14 @@ def soft_iou(a: Tensor, b: Tensor) -> Tensor:
         areas = [_overlaps(one, frame)[..., 0] for one in (rows, columns)]
         both = _overlaps(rows, columns)  # counts
     else:
-        rows, columns = (one.flatten(2).to(torch.promote_types(dtype, torch.float32)) for one in (a, b))
+        rows, columns = (one.flatten(2).to(at_least_float32(a)) for one in (a, b))
         areas = [one.sum(2) for one in (rows, columns)]
-        both = rows @ columns.mT
+        both = product(rows, columns.mT)
     either = areas[0][:, :, None] + areas[1][:, None] - both
     return (both / torch.where(either > 0, either, 1)).to(dtype)
 
 
+@full_precision
 def pool(features: Tensor, masks: Tensor) -> Tensor:
     """One vector a mask: the mean of the features, weighted by the mask's share of each cell.
 
@@ -90,7 +94,8 @@ def pool(features: Tensor, masks: Tensor) -> Tensor:
         masks: (B, N, H, W) of the same frame at any size, bool or floating-point.
 
     Returns:
-        (B, N, C) in the dtype of the features, computed in float32 at least; zeros for an empty mask.
+        (B, N, C) in the dtype of the features, computed in float32 at least, also under autocast; zeros for an empty
+        mask.
 
     Raises:
         ShapeError: shapes that do not fit together.
@@ -98,17 +103,18 @@ def pool(features: Tensor, masks: Tensor) -> Tensor:
     _check_features(features)
     if masks.ndim != 4 or masks.shape[0] != features.shape[0]:
         raise ShapeError(f"masks: expected (B, N, H, W) with B = {features.shape[0]}, got {tuple(masks.shape)}")
-    dtype = torch.promote_types(features.dtype, torch.float32)
+    dtype = at_least_float32(features)
     if masks.numel() == 0 or features.numel() == 0:
         return features.new_zeros(*masks.shape[:2], features.shape[1])
     size = (features.shape[2], features.shape[3])
     parts = [F.interpolate(part.to(dtype), size, mode="area") for part in masks.split(MASKS, dim=1)]
     weights = torch.cat(parts, 1).flatten(2)  # (B, N, h * w)
     total = weights.sum(2, keepdim=True)
-    pooled = weights @ features.to(dtype).flatten(2).mT / torch.where(total > 0, total, 1)
+    pooled = product(weights, features.to(dtype).flatten(2).mT) / torch.where(total > 0, total, 1)
     return pooled.to(features.dtype)
 
 
+@full_precision
 def pool_boxes(features: Tensor, boxes: Tensor, *, scale: float, bins: int = 14, samples: int = 2) -> Tensor:
     """One vector a box: `torchvision.ops.roi_align` (aligned), averaged over its bins (DMM-Net, supplement).
 
@@ -124,7 +130,8 @@ def pool_boxes(features: Tensor, boxes: Tensor, *, scale: float, bins: int = 14,
         samples: points a bin, on each axis.
 
     Returns:
-        (B, N, C) in the dtype of the features, computed in float32 at least; zeros for a box without area.
+        (B, N, C) in the dtype of the features, computed in float32 at least, also under autocast; zeros for a box
+        without area.
 
     Raises:
         ShapeError: shapes that do not fit together.
@@ -137,14 +144,14 @@ def pool_boxes(features: Tensor, boxes: Tensor, *, scale: float, bins: int = 14,
         raise ValueError(f"scale: expected above 0, got {scale}")
     if min(bins, samples) < 1:
         raise ValueError(f"bins, samples: expected at least 1, got {bins} and {samples}")
-    dtype = torch.promote_types(features.dtype, torch.float32)
+    dtype = at_least_float32(features)
     if features.numel() == 0:
         return features.new_zeros(*boxes.shape[:2], features.shape[1])
     corners = boxes.to(dtype) * scale - 0.5  # a cell's centre is its number
     rows = _axis_weights(corners[..., 1], corners[..., 3], features.shape[2], bins * samples)  # (B, N, h)
     columns = _axis_weights(corners[..., 0], corners[..., 2], features.shape[3], bins * samples)  # (B, N, w)
     weights = (rows[..., :, None] * columns[..., None, :]).flatten(2)  # (B, N, h * w)
-    return (weights @ features.to(dtype).flatten(2).mT).to(features.dtype)
+    return product(weights, features.to(dtype).flatten(2).mT).to(features.dtype)
 
 
 def _axis_weights(start: Tensor, end: Tensor, size: int, points: int) -> Tensor:

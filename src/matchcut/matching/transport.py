@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from matchcut.errors import ShapeError
+from matchcut.matching.base import at_least_float32, check_values, full_precision, product
 from matchcut.matching.transport_solver import carry, potentials
 from matchcut.matching.uncompiled import uncompiled
 
 EPSILON = 0.03
 """Carries masks between frames of real video best (docs/transport.md)."""
+COARSE = 0.1
+"""The largest rounding of a score, in units of epsilon: exponentials are wrong by that share."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,7 @@ class Transport:
                 f"values: expected (B, V, *reference) with B = {batch} and reference {self.reference_shape}, "
                 f"got {tuple(values.shape)}"
             )
-        if not values.is_floating_point():
-            raise ShapeError(f"values: expected floating point, got {values.dtype}")
+        check_values(values)
         dtype = torch.promote_types(values.dtype, self.f.dtype)
         flat = values.flatten(2).to(dtype)  # (B, V, M)
         if flat.numel() == 0 or self.f.numel() == 0:
@@ -79,7 +81,7 @@ class Transport:
             carried = carry(query.to(dtype), reference.to(dtype), *vectors, flat, scale=1 / self.epsilon)
         else:
             rows = self._exponentials() * (self.query_mass > 0)[..., None]
-            carried = (flat * masses[1][:, None]) @ rows.transpose(1, 2).to(dtype)
+            carried = product(flat * masses[1][:, None], rows.transpose(1, 2).to(dtype))
         shaped: Tensor = carried.reshape(*values.shape[:2], *self.query_shape)
         return shaped.to(values.dtype)
 
@@ -115,13 +117,14 @@ class Transport:
     def _exponentials(self) -> Tensor:
         scores = self._scores
         if self._features is not None:
-            scores = (self._features[0] * (1 / self.epsilon)).transpose(1, 2) @ self._features[1]
+            scores = product((self._features[0] * (1 / self.epsilon)).transpose(1, 2), self._features[1])
         assert scores is not None
         exponents = scores + self.f[..., None] + self.g[:, None]
         neither = (self.query_mass == 0)[..., None] & (self.reference_mass == 0)[:, None]
         return exponents.masked_fill(neither, 0.0).exp()  # nothing bounds them there
 
 
+@full_precision
 def sinkhorn(
     query: Tensor,
     reference: Tensor,
@@ -137,7 +140,7 @@ def sinkhorn(
 
     K = exp(q . r / epsilon) is scaled so that its rows sum to `query_mass` and its columns to `reference_mass`: rows,
     then columns, `iterations` times. Pass L2-normalised features for the cosine, as in `affinity`. Differentiable in
-    features and masses; the gradient is exactly that of the iterations.
+    features and masses; the gradient is exactly that of the iterations. Autocast changes nothing.
 
     Args:
         query: (B, C, *query) features, of any number of axes; half precision is computed in float32.
@@ -154,8 +157,8 @@ def sinkhorn(
         The match; `apply` carries values (B, V, *reference) to (B, V, *query).
 
     Raises:
-        ShapeError: shapes, dtypes or devices that do not fit together; values that are not finite; masses that are
-            negative or do not sum to 1.
+        ShapeError: shapes, dtypes or devices that do not fit together; values that are not finite, or so large beside
+            epsilon that their dtype cannot tell scores apart; masses that are negative or do not sum to 1.
         ValueError: a setting out of its range.
     """
     _check_settings(epsilon, iterations, tolerance)
@@ -164,14 +167,17 @@ def sinkhorn(
     reference_shape = reference.shape[2:]
     a = _mass("query_mass", query_mass, query, (batch, *query_shape))
     b = _mass("reference_mass", reference_mass, query, (batch, *reference_shape))
-    dtype = torch.promote_types(query.dtype, torch.float32)
+    dtype = at_least_float32(query)
     features = query.flatten(2).to(dtype), reference.flatten(2).to(dtype)
     settings = {"scale": 1 / epsilon, "iterations": iterations, "tolerance": tolerance, "streaming": streaming}
+    if features[0].numel() and features[1].numel():
+        _check_resolution("query, reference", epsilon, *(one.detach().norm(dim=1).amax() for one in features))
     f, g, residual = _solve(*features, a, b, settings)
     shapes = tuple(query_shape), tuple(reference_shape)
     return Transport(f, g, a, b, residual, *shapes, query.dtype, epsilon, features, None)
 
 
+@full_precision
 def sinkhorn_from_cost(
     cost: Tensor,
     *,
@@ -184,7 +190,8 @@ def sinkhorn_from_cost(
     """`sinkhorn` with K = exp(-cost / epsilon), for costs that are no inner products; `apply` makes the matrix here.
 
     Args:
-        cost: (B, N, M), finite. The other arguments are those of `sinkhorn`.
+        cost: (B, N, M), finite; what all of an item have in common does not matter. The other arguments are those of
+            `sinkhorn`.
 
     Raises:
         ShapeError, ValueError: as in `sinkhorn`.
@@ -196,7 +203,11 @@ def sinkhorn_from_cost(
     batch, count, width = cost.shape
     a = _mass("query_mass", query_mass, cost, (batch, count))
     b = _mass("reference_mass", reference_mass, cost, (batch, width))
-    scores = cost.to(torch.promote_types(cost.dtype, torch.float32)) / -epsilon
+    scores = cost.to(at_least_float32(cost))
+    if scores.numel():
+        scores = scores - scores.detach().amin((1, 2), keepdim=True)
+        _check_resolution("cost", epsilon, scores.detach().amax())
+    scores = scores / -epsilon
     settings = {"scale": 1.0, "iterations": iterations, "tolerance": tolerance, "streaming": False}
     f, g, residual = _solve(scores, None, a, b, settings)
     return Transport(f, g, a, b, residual, (count,), (width,), cost.dtype, epsilon, None, scores)
@@ -218,6 +229,17 @@ def _check_settings(epsilon: float, iterations: int, tolerance: float | None) ->
         raise ValueError(f"iterations: expected at least 1, got {iterations}")
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance: expected above 0 (or None), got {tolerance}")
+
+
+@uncompiled
+def _check_resolution(name: str, epsilon: float, *factors: Tensor) -> None:
+    """That scores / epsilon, at most the product of some factors, still have digits behind the point."""
+    largest = math.prod(float(one) for one in factors) / epsilon
+    if not largest * torch.finfo(factors[0].dtype).eps <= COARSE:
+        raise ShapeError(
+            f"{name}: expected scores that {factors[0].dtype} can tell apart in units of epsilon = {epsilon:g}, got "
+            f"{largest:.1e} such units; give normalised features or smaller costs, a larger epsilon or float64"
+        )
 
 
 def _check_features(query: Tensor, reference: Tensor) -> None:
@@ -247,7 +269,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
 @uncompiled
 def _mass(name: str, mass: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor:
     """(B, cells), checked, and divided by its sum so that both sides have the same to the last bit; or uniform."""
-    dtype = torch.promote_types(like.dtype, torch.float32)
+    dtype = at_least_float32(like)
     cells = math.prod(shape[1:])
     if mass is None:
         return torch.full((shape[0], cells), 1 / max(1, cells), dtype=dtype, device=like.device)

@@ -169,18 +169,6 @@ def _load(net: nn.Module, name: str, weights: str) -> None:
     net.load_state_dict({key: stored[key] for key in own})
 
 
-class _Relu6(nn.Module):
-    """ReLU6 for inference, in place. bfloat16 is compared by its bits, as whole numbers: the order is the same, and
-    torch does it ten times as fast."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Of any shape."""
-        if x.dtype != torch.bfloat16 or x.device.type != "cpu" or x.requires_grad:
-            return F.relu6(x, inplace=not x.requires_grad)
-        x.view(torch.int16).clamp_(0, 0x40C0)  # the bits of 6
-        return x
-
-
 class _SameDepthwise(nn.Module):
     """A `Conv2dSame`, depthwise at stride 2, for inference: without a padded copy of its input, which takes longer
     than the convolution.
@@ -210,8 +198,8 @@ def _is_padded(convolution: Conv2dSame) -> bool:
 
 
 def fold_batch_norms(net: nn.Module, example: Tensor | None = None) -> None:
-    """Fold each batch normalisation into the convolution whose output it takes, in place; for inference only. ReLU6 and
-    padded depthwise convolutions are made faster on the way.
+    """Fold each batch normalisation into the convolution whose output it takes, in place; for inference only. Padded
+    depthwise convolutions are made faster on the way.
 
     Which follows which is seen in a pass over `example`, so that any network will do
     in which a normalised output is used nowhere else.
@@ -251,7 +239,5 @@ def fold_batch_norms(net: nn.Module, example: Tensor | None = None) -> None:
                     setattr(parent, name, activation if len(activation) else nn.Identity())
     for parent in list(net.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, nn.ReLU6):
-                setattr(parent, name, _Relu6())
-            elif isinstance(child, Conv2dSame) and child.groups > 1 and _is_padded(child):
+            if isinstance(child, Conv2dSame) and child.groups > 1 and _is_padded(child):
                 setattr(parent, name, _SameDepthwise(child))

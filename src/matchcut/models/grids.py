@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from matchcut.models.precision import full_precision
+from matchcut.matching.base import full_precision
 
 
 def finer(box: tuple[slice, slice]) -> tuple[slice, slice]:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from matchcut.matching.base import full_precision
 from matchcut.models.nearness import boxes_of
-from matchcut.models.precision import full_precision
 
 REACH = 32
 """Cells around the objects that they are told from; what is further away the match does not offer."""

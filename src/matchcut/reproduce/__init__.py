@@ -1,17 +1,17 @@
 """The papers' tables, figures and claims, each made by a command: `matchcut reproduce PAPER WHAT -o OUT`."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
-from matchcut.errors import MatchcutError, PromptError
-from matchcut.files import make_folder
+from matchcut.errors import PromptError
+from matchcut.manifest import run_folder
 from matchcut.reproduce import dmm_net, mask_vos, transport_net, transport_net_scores
 from matchcut.reproduce.learning import learning
 from matchcut.tracking.placement import pick_device, pick_precision
 
+KIND = "what reproduce made"
 Say = Callable[[str], None]
 
 REPRODUCE: dict[str, dict[str, Callable[..., list[Path]]]] = {
@@ -34,13 +34,16 @@ take `root`, a benchmark, and `data`, folders of videos, as well, and more that 
 def reproduce(paper: str, what: str, out: Path, *, seed: int = 0, say: Say = print, **given: Any) -> list[Path]:
     """Make one table or figure of a paper in the folder `out`; the files written, pictures first.
 
+    What an earlier call wrote there is gone on with, or replaced; nothing else is.
+
     Args:
         given: what this table or figure is made from: see the function of its name.
 
     Raises:
         PromptError: no such paper, nothing of that name in it, or something it needs is not given, or not needed.
         ModelError: no such precision.
-        MatchcutError: the folder cannot be written, or what is given cannot be used.
+        MatchcutError: the folder cannot be written or has files of the user's by the names of those that are made, or
+            what is given cannot be used.
     """
     if what not in REPRODUCE.get(paper, {}):
         known = "; ".join(f"{name}: {', '.join(made)}" for name, made in REPRODUCE.items())
@@ -55,12 +58,6 @@ def reproduce(paper: str, what: str, out: Path, *, seed: int = 0, say: Say = pri
             raise PromptError(f"reproduce {paper} {what}: is made from what --{name} gives; see --help")
     if "precision" in given:
         pick_precision(given["precision"], pick_device("auto"))
-    new = not out.exists()
-    make_folder(out)
-    try:
+    read = [Path(one) for one in (given.get("root"), given.get("weights"), *given.get("data", ())) if one is not None]
+    with run_folder(out, KIND, [f"{what}.csv", f"{what}.png"], inputs=read, resume=True):
         return make(out, seed=seed, say=say, **given)
-    except MatchcutError:
-        if new:
-            with suppress(OSError):  # where something was made already
-                out.rmdir()
-        raise

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from matchcut.disk import check_apart
 from matchcut.files import make_folder
-from matchcut.manifest import check_apart, run_folder
+from matchcut.manifest import run_folder
 from matchcut.masks import LabelMap, check_mask, decode_png, encode_png, object_ids, write_mask
 from matchcut.tracking.inputs import Mask, as_index, as_label_map
 from matchcut.tracking.memory import Chain, chains

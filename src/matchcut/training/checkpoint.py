@@ -3,7 +3,6 @@
 import json
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from matchcut.errors import OutputError, TrainingError, unreadable
 from matchcut.files import atomic_path
+from matchcut.manifest import manifest_of
 from matchcut.training.config import FREE, TrainConfig, flat
 from matchcut.training.objectives import Objective
 from matchcut.training.optimisation import Average
@@ -63,13 +63,14 @@ class Run:
             "objective": self.objective.state_dict(),
         }
         path = folder / f"checkpoint-{self.step:08d}.pt"
-        with atomic_path(path) as temporary:
+        with atomic_path(path, note="name") as temporary:
             try:
                 torch.save(state, temporary)
             except RuntimeError as error:  # torch's own writer says so of a full disk
                 raise OutputError(f"cannot write {path}: {str(error).splitlines()[0]}; is there space left?") from error
         for old in checkpoints(folder)[KEPT:]:
-            old.unlink(missing_ok=True)
+            if (manifest := manifest_of(old)) is None or manifest.owns(old):
+                old.unlink(missing_ok=True)
 
     def restore(self, state: dict[str, Any], where: Path) -> None:
         """Take back what `save` wrote.
@@ -102,7 +103,7 @@ def about_run(config: TrainConfig, samples: str, processes: int) -> dict[str, An
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, the latest first."""
-    return sorted(folder.glob("checkpoint-*.pt"), reverse=True)
+    return sorted(folder.glob(f"checkpoint-{'[0-9]' * 8}.pt"), reverse=True)  # a copy by another name is the user's
 
 
 def read_latest(folder: Path, say: Say) -> tuple[dict[str, Any], Path] | None:
@@ -129,14 +130,6 @@ def read_latest(folder: Path, say: Say) -> tuple[dict[str, Any], Path] | None:
     if found:
         raise TrainingError(f"{problems[0]}; remove it to begin anew")
     return None
-
-
-def clean(folder: Path) -> None:
-    """Remove what a run that was killed while writing left behind."""
-    for pattern in (".checkpoint-*.pt", f".{Path(WEIGHTS).stem}.*"):
-        for path in folder.glob(pattern):
-            with suppress(OSError):
-                path.unlink()
 
 
 def export(

@@ -10,12 +10,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from matchcut.disk import is_inside
 from matchcut.errors import DatasetError, OutputError
-from matchcut.files import make_folder
+from matchcut.manifest import check_run, noted_in, run_folder
 from matchcut.tracking.placement import pick_precision
 from matchcut.training import mask_vos as _mask_vos  # noqa: F401  (they enter their objectives into the list)
 from matchcut.training import transport_net as _transport_net  # noqa: F401
-from matchcut.training.checkpoint import WEIGHTS, Run, about_run, checkpoints, clean, load_weights, read_latest
+from matchcut.training.checkpoint import WEIGHTS, Run, about_run, checkpoints, load_weights, read_latest
 from matchcut.training.config import TrainConfig
 from matchcut.training.distributed import EPOCH, MAKE, STEP, launched, seed_all, share_buffers, union_of_all
 from matchcut.training.failures import explained, stop_unless_finite
@@ -24,6 +25,7 @@ from matchcut.training.objectives import Batch, Losses, Objective, Say, find_obj
 from matchcut.training.optimisation import Average, clip_gradients, make_optimiser, rate_factor, set_rates
 from matchcut.training.record import LOG, Pace, Record, progress_line
 
+KIND = "a training run"
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -32,9 +34,11 @@ def train(
     data: Path | Sequence[Path],
     out: Path,
     *,
+    overwrite: bool = False,
     resume: bool = False,
     device: str = "auto",
     cache: Path | None = None,
+    inputs: Sequence[Path] = (),
     say: Say = lambda line: None,
 ) -> Path:
     """Train by a recipe; started by torchrun, this is one of its processes.
@@ -46,10 +50,12 @@ def train(
         data: the folder of the data, or several.
         out: gets `weights.safetensors` (the moving average where there is one), the latest checkpoint and the one
             before, `log.jsonl`, `tensorboard/` and `pictures/`.
+        overwrite: remove what an earlier run wrote into `out`; `out/frames` stays, and is of use again.
         resume: go on from the latest checkpoint in `out`, if there is one. What comes is, to the bit, what would have
             come without the interruption, on the same processors with the same number of threads.
         device: "cpu", "cuda", "mps" or "auto".
         cache: folder for decoded frames, which runs may share; `out/frames` where None.
+        inputs: other files that are read, which nothing is written over.
         say: is given each line of progress.
 
     Returns:
@@ -59,17 +65,21 @@ def train(
         TrainingError: the recipe does not fit, `resume` finds another run, a loss is not finite, or memory is short.
         DatasetError: there is nothing to learn from in `data`.
         ModelError: no such device.
-        OutputError: `out` cannot be written, or holds a run and `resume` is not set.
+        OutputError: `out` cannot be written, holds something and neither `overwrite` nor `resume` is set, lies in the
+            data, or holds what is read, or files of the user's where some would be written.
     """
     roots = [Path(data)] if isinstance(data, str | Path) else [Path(one) for one in data]
     out, shapes = Path(out), Shapes()
     with launched(config, device) as fabric, explained(config, shapes):
         if not fabric.is_global_zero:
             say = _silent
-        _check_folder(out, resume)
+        how: Any = {"inputs": [*roots, *inputs], "overwrite": overwrite, "resume": resume}
+        if config.weights:
+            how["inputs"].append(Path(config.weights))
+        names = _check_folder(out, roots, how)
         slow = fabric.device.type == "cpu" and pick_precision("auto", fabric.device) != torch.bfloat16
         if slow and config.precision == "bfloat16":
-            say('this processor was not built for bfloat16 and computes it slowly; precision = "float32" is faster')
+            say('this processor has no units for products of bfloat16 (AMX); precision = "float32" is faster')
         seed_all(config.seed, MAKE)
         objective = find_objective(config.objective)(config, roots, cache or out / "frames", say)
         if len(objective.samples) == 0:
@@ -83,16 +93,15 @@ def train(
         if resume and (found := read_latest(out, say)):
             run.restore(*found)
         fabric.barrier()  # all have looked into the folder before one writes to it
-        make_folder(out)
-        clean(out)
-        record = Record(out, run.step, say) if fabric.is_global_zero else None
-        try:
-            with closing(record) if record else nullcontext():
-                _loop(fabric, config, run, out, record, shapes)
-        except BaseException:
-            if record and run.step == 0:  # it never began: the folder is free for another try
-                record.discard()
-            raise
+        with run_folder(out, KIND, names, **how) if fabric.is_global_zero else noted_in(out) as manifest:
+            record = Record(manifest, run.step, say) if fabric.is_global_zero else None
+            try:
+                with closing(record) if record else nullcontext():
+                    _loop(fabric, config, run, out, record, shapes)
+            except BaseException:
+                if record and run.step == 0:  # it never began: the folder is free for another try
+                    record.discard()
+                raise
     return out / WEIGHTS
 
 
@@ -200,9 +209,17 @@ def _name_unreadable(names: Sequence[str], known: set[str], say: Say) -> set[str
     return new
 
 
-def _check_folder(out: Path, resume: bool) -> None:
-    if not resume and (checkpoints(out) or (out / LOG).exists()):
-        raise OutputError(f"{out}: holds a run already; --resume goes on with it, or give another folder")
+def _check_folder(out: Path, roots: Sequence[Path], how: dict[str, Any]) -> list[str]:
+    """Before anything is read: the paths in a run's folder that will be written, as far as they are known.
+
+    Raises:
+        OutputError: see `train`.
+    """
+    if root := next((one for one in roots if is_inside(out, one)), None):
+        raise OutputError(f"{out} lies in {root}, all of which is learned from: give another folder with -o")
+    names = [WEIGHTS, LOG, *(path.name for path in checkpoints(out))]
+    check_run(out, KIND, names, **how)
+    return names
 
 
 def _silent(line: str) -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from matchcut.errors import ShapeError
-from matchcut.models.precision import full_precision
+from matchcut.matching.base import full_precision
 
 TEMPERATURE = 0.05
 SIDE = 8

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from matchcut.data.footage import Footage, FrameReader
 from matchcut.data.pasting import adapt_colours, moving_piece, paste, region, smooth_shape, soften, with_limbs
-from matchcut.models.precision import full_precision
+from matchcut.matching.base import full_precision
 from matchcut.training.pseudo_masks import (
     EVERY,
     Clusters,

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from matchcut.errors import ShapeError
+from matchcut.matching.base import full_precision
 from matchcut.matching.transport import sinkhorn
-from matchcut.models.precision import full_precision
 
 Labels = NDArray[np.uint8]
 Frames = NDArray[np.uint8]

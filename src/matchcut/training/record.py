@@ -1,11 +1,10 @@
 """What a run tells: progress lines, `log.jsonl`, TensorBoard and pictures."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from matchcut.files import atomic_path, make_folder
+from matchcut.manifest import Manifest
 
 LOG = "log.jsonl"
 
@@ -55,23 +55,22 @@ class Means:
 class Record:
     """What the first process writes to a run's folder. What an earlier run wrote after `step` is dropped."""
 
-    def __init__(self, folder: Path, step: int, say: Say) -> None:
-        self.folder = folder
+    def __init__(self, manifest: Manifest, step: int, say: Say) -> None:
+        self.folder, self.manifest = manifest.folder, manifest
         self.say = say
-        path = folder / LOG
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith("\n")]  # the last one may have been cut
-        with atomic_path(path) as temporary:
-            temporary.write_text("".join(one for one in whole if json.loads(one)["step"] <= step), encoding="utf-8")
+        path, board = self.folder / LOG, self.folder / "tensorboard"
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.exists() else []
+        with atomic_path(path, note="name") as temporary:
+            temporary.write_text("".join(one for one in lines if _step_of(one) <= step), encoding="utf-8")
         self._log = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        before = {*board.glob("*")}
+        self._board = SummaryWriter(str(board), purge_step=step + 1)
+        for made in {*board.glob("*")} - before:
+            manifest.adopt(made)
 
     def discard(self) -> None:
         """Leave no trace of a run that ended before its first step; after `close`."""
-        (self.folder / LOG).unlink(missing_ok=True)
-        rmtree(self.folder / "tensorboard", ignore_errors=True)
-        with suppress(OSError):  # it holds something else
-            self.folder.rmdir()
+        self.manifest.remove([LOG, "tensorboard/*"])
 
     def scalars(self, step: int, epoch: int, values: Mapping[str, float], speed: Mapping[str, float]) -> None:
         """Means of losses, gradient norm and rate, and how fast it goes, after a step."""
@@ -94,6 +93,14 @@ class Record:
         """Write what is left."""
         self._log.close()
         self._board.close()
+
+
+def _step_of(line: str) -> float:
+    """The step that a line of the log is of; one after all others where it is damaged, or was cut short."""
+    with suppress(ValueError, KeyError, TypeError):
+        if line.endswith("\n"):
+            return float(json.loads(line)["step"])
+    return math.inf
 
 
 class Pace:
