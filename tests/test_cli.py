@@ -22,8 +22,10 @@ from PIL import Image
 
 from matchcut import cli, files
 from matchcut.cli import shared as cli_shared
+from matchcut.errors import OutputError
 from matchcut.manifest import MANIFEST
 from matchcut.masks import davis_palette, decode_rle, read_mask, write_mask
+from matchcut.tracking.timeline import Timeline
 from matchcut.video.reader import Video
 
 COUNT, SIZE = 12, (64, 96)
@@ -511,6 +513,187 @@ def test_overwrite_removes_our_own_files_only(track, inputs, tmp_path):
         *("cutout/notes.txt", *[f"masks/{name}" for name in FIVE_DIGITS[6:]]),
         *("masks/notes.txt", "notes.txt", "timeline.json"),
     ]
+
+
+# --- nothing of the user's is lost
+
+
+@pytest.fixture
+def project(inputs, tmp_path):
+    """Frames, a mask made by hand for each, and a file of the name of one of ours."""
+    root = tmp_path / "project"
+    shutil.copytree(inputs / "frames", root / "frames")
+    (root / "masks").mkdir()
+    for index in range(COUNT):
+        write_mask(root / "masks" / f"shot_{index}.png", picture(index)[1])
+    (root / "coco.json").write_text("mine")
+    return root
+
+
+@pytest.mark.parametrize("option", [None, "--overwrite", "--resume"])
+def test_a_project_is_not_written_over(track, inputs, project, tmp_path, option):
+    options = [option] if option else []
+    (tmp_path / "link").symlink_to(project, target_is_directory=True)
+    before = tree(project)
+    for mask, out in (
+        (project / "masks/shot_0.png", project),
+        (project / "masks/shot_0.png", tmp_path / "link"),
+        (tmp_path / "link/masks/shot_0.png", project / "frames/.."),
+    ):
+        refused(track(project / "frames", "--mask", mask, "-o", out, *options), "masks/shot_0.png", "which is read")
+    masks = ("--masks", project / "masks", "-o", project)
+    refused(track(project / "frames", *masks, *options), "which is read", "another folder")
+    inside = ("--mask", inputs / "first.png", "-o", project / "frames")
+    refused(track(project / "frames", *inside, *options), "would lie in", "frames, which is read")
+    words = (project / "frames", "--mask", inputs / "first.png", "-o", project, *options)  # nothing of it is read
+    refused(track(*words), "is in the way" if option else "is not empty")
+    assert tree(project) == before
+
+
+def test_saving_from_python_writes_over_nothing_either(inputs, project):
+    timeline = Timeline(Video(project / "frames"))
+    timeline.annotate(0, picture(0)[1])
+    before = tree(project)
+    with pytest.raises(OutputError, match=r"shot_0\.png: is in the way"):
+        timeline.save(project)
+    for folder in (project / "frames", project / "frames/../frames"):
+        with pytest.raises(OutputError, match="which is read"):
+            Timeline(timeline.video, folder)
+    video = shutil.copy(inputs / "walk.mkv", project / "walk.mp4")
+    with pytest.raises(OutputError, match="would lie on"):
+        Timeline(Video(video)).save_video(project / "frames/../walk.mp4")
+    assert tree(project).items() >= before.items()
+    (project / "new").mkdir()
+    timeline.save(project / "new")
+    timeline.annotate(0, np.where(picture(0)[1] == 1, 1, 0).astype(np.uint8))
+    timeline.save(project / "new")  # what was saved before is replaced
+    assert set(np.unique(read_mask(project / "new/masks/shot_0.png"))) == {0, 1}
+
+
+def test_a_mask_mended_by_hand_is_not_removed(track, inputs, tmp_path):
+    out = tmp_path / "out"
+    words = (inputs / "walk.mkv", "--mask", inputs / "first.png", "-o", out)
+    assert track(*words).code == 0
+    write_mask(out / "masks/00003.png", picture(4)[1])
+    before = tree(out)
+    refused(track(*words, "--overwrite"), "masks/00003.png: is in the way", "changed since", "move it")
+    result = track(*words, "--resume")
+    assert result.code == 0 and "finished" in result.out and tree(out) == before
+    (out / "masks/00005.png").unlink()  # to make it anew, those before it would be written again
+    refused(track(*words, "--resume"), "masks/00003.png: is in the way")
+
+
+def test_a_folder_of_an_older_version_is_refused(track, inputs, tmp_path):
+    out = tmp_path / "out"
+    words = (inputs / "walk.mkv", "--mask", inputs / "first.png", "-o", out)
+    assert track(*words).code == 0
+    (out / MANIFEST).unlink()
+    before = tree(out)
+    refused(track(*words, "--overwrite"), "is in the way", "of an older version", "another folder")
+    assert tree(out) == before
+
+
+def test_frames_beside_which_something_changes_are_the_same_input(track, inputs, tmp_path):
+    frames = tmp_path / "frames"
+    shutil.copytree(inputs / "frames", frames)
+    words = (frames, "--mask", inputs / "first.png", "-o", frames / "out")
+    assert track(*words).code == 0
+    (frames / ".DS_Store").write_bytes(b"Bud1")
+    (frames / "notes.txt").write_text("mine")
+    result = track(*words, "--resume")
+    assert result.code == 0 and "finished" in result.out
+    Image.fromarray(picture(3)[0]).save(frames / "shot_2.png")
+    refused(track(*words, "--resume"), "a run of another input")
+
+
+def test_a_damaged_record_is_one_line(track, inputs, tmp_path):
+    out = tmp_path / "out"
+    words = (inputs / "walk.mkv", "--mask", inputs / "first.png", "-o", out)
+    assert track(*words, "--end", "3").code == 0
+    for content, said in (("", "is empty"), ("{", "cannot be read"), ("[]", "is no record"), ("null", "is no record")):
+        (out / "timeline.json").write_text(content)
+        refused(track(*words, "--end", "3", "--resume"), f"timeline.json: {said}", "remove it, and --resume")
+    (out / "timeline.json").unlink()
+    assert track(*words, "--end", "3", "--resume").code == 0
+    (out / "timeline.json").write_text("")  # as a power cut leaves it: nothing in it is anybody's
+    assert track(*words, "--end", "3", "--overwrite").code == 0
+
+
+def test_a_damaged_mask_is_named_and_made_anew(track, inputs, tmp_path):
+    out = tmp_path / "out"
+    words = (inputs / "walk.mkv", "--mask", inputs / "first.png", "-o", out, "--coco")
+    assert track(*words).code == 0
+    before = comparable(out)
+    data = (out / "masks/00007.png").read_bytes()
+    (out / "masks/00003.png").write_bytes(b"")
+    (out / "masks/00007.png").write_bytes(data[: len(data) // 2])
+    (out / "masks/00009.png").unlink()
+    result = track(*words, "--resume")
+    assert result.code == 0 and "finished" not in result.out
+    assert [line.split()[1:4:2] for line in result.out.splitlines() if "anew" in line] == [
+        [str(out / "masks" / name), how]
+        for name, how in (("00003.png", "damaged;"), ("00007.png", "damaged;"), ("00009.png", "gone;"))
+    ]
+    assert comparable(out) == before
+
+
+def test_damage_in_an_interrupted_run_is_made_good(track, inputs, tmp_path):
+    film(tmp_path / "long.mkv", 40)
+    words = (tmp_path / "long.mkv", "--mask", inputs / "first.png")
+    assert track(*words, "-o", tmp_path / "whole").code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli_shared.Bar, "update", interrupt_at(30))
+        track(*words, "-o", tmp_path / "out")
+    shutil.copytree(tmp_path / "out", tmp_path / "other")
+    for out, checkpoint in ((tmp_path / "out", None), (tmp_path / "other", b"odd")):
+        (out / "masks/00005.png").write_bytes(b"")
+        (out / "masks/00027.png").write_bytes(b"odd")
+        if checkpoint:
+            (out / ".resume.safetensors").write_bytes(checkpoint)
+        result = track(*words, "-o", out, "--resume")
+        assert result.code == 0 and result.out.count("was damaged; it was made anew") == 2
+        assert tree(out / "masks") == tree(tmp_path / "whole/masks")
+
+
+def test_a_run_stopped_while_the_overlay_is_made_need_not_track_again(track, inputs, tmp_path):
+    out = tmp_path / "out"
+    words = (inputs / "walk.mkv", "--mask", inputs / "first.png", "-o", out, "--overlay", "--cutout", "png")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def stop(*_):
+            raise KeyboardInterrupt
+
+        patch.setattr("matchcut.tracking.outputs.cutout", stop)
+        assert track(*words).code == 130
+    assert names(out) == ["cutout", "masks", "timeline.json"]
+    result = track(*words, "--resume")
+    assert result.code == 0 and "finished" in result.out and len(names(out / "cutout")) == COUNT
+    assert {"overlay.mp4", "cutout/00003.png"} <= set(json.loads((out / "timeline.json").read_text())["files"])
+
+
+def test_what_a_stream_would_write_over_is_said(track, inputs, tmp_path):
+    out = tmp_path / "out"
+    words = ("-", "--mask", inputs / "first.png", "-o", out)
+    assert track(*words, stdin=y4m(5)).code == 0
+    assert len(json.loads((out / "timeline.json").read_text())["files"]) == 6
+    result = track(*words, stdin=y4m(3))
+    refused(result, "is not empty", "--overwrite replaces", bar=True)
+    assert "--resume" not in result.err
+    assert track(*words, "--overwrite", stdin=y4m(3)).code == 0 and len(names(out / "masks")) == 3
+    write_mask(out / "masks/00004.png", picture(4)[1])
+    refused(track(*words, "--overwrite", stdin=y4m(5)), "masks/00004.png: is in the way", bar=True)
+    assert len(names(out / "masks")) == 4
+
+
+def test_frames_with_the_longest_names(track, inputs, tmp_path):
+    stem = "f" * 250
+    (tmp_path / "long").mkdir()
+    for index in range(2):
+        shutil.copy(inputs / f"frames/shot_{index}.png", tmp_path / "long" / f"{stem}{index}.png")
+    words = (tmp_path / "long", "--mask", inputs / "first.png", "-o", tmp_path / "out", "--cutout", "png")
+    assert track(*words).code == 0
+    for place in ("masks", "cutout"):
+        assert names(tmp_path / "out" / place) == [f"{stem}{index}.png" for index in range(2)]
 
 
 # --- bad input

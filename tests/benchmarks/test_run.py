@@ -26,7 +26,7 @@ from matchcut.benchmarks.report import read_report
 from matchcut.benchmarks.score import score
 from matchcut.errors import MatchcutError, ModelError
 from matchcut.files import write_csv
-from matchcut.manifest import MANIFEST, noted_in
+from matchcut.manifest import MANIFEST, Manifest, noted_in
 from matchcut.masks import object_ids, read_mask, write_mask
 
 SIZE = (64, 96)
@@ -355,6 +355,8 @@ def test_two_processes_give_the_masks_of_one(tmp_path):
     one = matchcut.evaluate("davis2017", root, tmp_path / "one", **FAST)
     two = matchcut.evaluate("davis2017", root, tmp_path / "two", processes=2, say=said.append, **FAST)
     assert tree(tmp_path / "one/masks") == tree(tmp_path / "two/masks")
+    assert Manifest(tmp_path / "one").files() == Manifest(tmp_path / "two").files()
+    assert {f"masks/{name}" for name in tree(tmp_path / "two/masks")} < set(Manifest(tmp_path / "two").files())
     assert one.summary == two.summary
     assert [line.split()[0] for line in said] == ["1/3", "2/3", "3/3"]
 
@@ -429,6 +431,94 @@ def test_overwrite_clears_what_a_run_wrote_and_nothing_else(run, tmp_path):
     assert "plots/over-time/bus.png" not in held
     assert json.loads(held["runs/bear.json"])["preset"] == "mask-vos"
     assert [one.sequence for one in read_report(out).objects] == ["bear"]
+
+
+@pytest.mark.parametrize("option", [(), ("--overwrite",), ("--resume",)])
+def test_an_output_in_which_the_truth_lies_is_refused(run, tmp_path, option):
+    """With its masks replaced by predictions, a benchmark would score them against themselves."""
+    root = film(tmp_path / "film")
+    davis(tmp_path / "davis")
+    before = tree(tmp_path)
+    for benchmark, place, out in (
+        ("folder", root, root),
+        ("folder", root, root / "masks/.."),
+        ("folder", root, tmp_path),
+        ("davis2016", tmp_path / "davis", tmp_path / "davis"),
+        ("davis2016", tmp_path / "davis", tmp_path / "davis/Annotations"),
+    ):
+        refused(run(benchmark, "--root", place, "-o", out, *option), "is read, and lies in", "another folder")
+    assert tree(tmp_path) == before
+
+
+def test_masks_and_plots_of_the_users_are_not_written_over(run, tmp_path):
+    root, out = davis(tmp_path / "davis"), tmp_path / "out"
+    words = ("davis2016", "--root", root, "-o", out)
+    for name in ("masks/bus/00001.png", "runs/bus.json"):
+        text(out / name, "mine")
+        for option in ("--overwrite", "--resume"):
+            refused(run(*words, option), f"{name}: is in the way")
+        assert tree(out) == {name: b"mine\n"}
+        (out / name).unlink()
+    assert run(*words, "--overwrite").code == 0
+    mask(out / "masks/bus/00001.png", picture(9)[1])
+    text(out / "plots/mine.png", "mine")
+    before = tree(out)
+    refused(run(*words, "--overwrite"), "masks/bus/00001.png: is in the way")
+    assert tree(out) == before
+
+
+def test_a_damaged_mask_is_named_and_made_anew(run, tmp_path):
+    root, out = davis(tmp_path / "davis"), tmp_path / "out"
+    words = ("davis2016", "--root", root, "-o", out)
+    assert run(*words).code == 0
+    before = tree(out / "masks")
+    (out / "masks/bus/00002.png").write_bytes(b"")
+    (out / "masks/bear/00001.png").write_bytes(before["bear/00001.png"][:50])
+    (out / "runs/bear.json").write_text("{")
+    result = run(*words, "--resume")
+    assert result.code == 0 and "done before" not in result.err
+    for name in ("masks/bus/00002.png", "masks/bear/00001.png", "runs/bear.json"):
+        assert f"{out / name} was damaged; it is made anew" in result.err
+    assert tree(out / "masks") == before
+
+
+def test_a_sequence_with_the_longest_name_is_run_and_gone_on_with(run, tmp_path, monkeypatch):
+    root, out, name = davis(tmp_path / "davis", (("s" * 249, 3),)), tmp_path / "out", "s" * 249
+    monkeypatch.setattr("matchcut.tracking.tracker.CHECKPOINT_EVERY", 1)
+    assert run("davis2016", "--root", root, "-o", out).code == 0
+    assert len(stems(out / "masks" / name)) == 3
+
+
+# --- score into a folder
+
+
+def test_a_report_replaces_an_earlier_one_only_where_asked(tmp_path, monkeypatch, run):
+    def scored(*words):
+        monkeypatch.setattr(sys, "argv", ["matchcut", "score", "davis2016", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code or 0
+
+    root, out, theirs = davis(tmp_path / "davis"), tmp_path / "out", tmp_path / "theirs"
+    shutil.copytree(root / "Annotations/480p", theirs)
+    words = ("--root", root, "--masks", theirs, "-o")
+    assert scored(*words, out) == 0 and read_report(out).summary["J-Mean"] == 1
+    text(out / "plots/mine.png", "mine")
+    text(out / "compare.csv", "mine")
+    held = tree(out)
+    assert scored(*words, out) == 2 and tree(out) == held
+    assert scored(*words, out, "--overwrite", "--sequences", "bear") == 0
+    after = tree(out)
+    assert "plots/over-time/bus.png" in held and "plots/over-time/bus.png" not in after
+    assert after["plots/mine.png"] == after["compare.csv"] == b"mine\n"
+    assert scored(*words, out, "--overwrite", "--compare", out) == 2 and tree(out) == after
+    text(out / "report.json", "mine")
+    assert scored(*words, out, "--overwrite") == 2 and tree(out) == {**after, "report.json": b"mine\n"}
+    # a report beside masks of a run leaves them
+    assert run("davis2016", "--root", root, "-o", tmp_path / "run").code == 0
+    masks = tree(tmp_path / "run/masks")
+    assert scored("--root", root, "--masks", tmp_path / "run", "-o", tmp_path / "run", "--overwrite") == 0
+    assert tree(tmp_path / "run/masks") == masks
 
 
 def test_an_interrupted_run_leaves_no_old_report(run, tmp_path, monkeypatch):

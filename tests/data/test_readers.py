@@ -1,5 +1,7 @@
 """Each benchmark in its published layout: what is found, how truth is read, and what damage the check names."""
 
+import json
+
 import numpy as np
 import pytest
 from layouts import (
@@ -231,6 +233,28 @@ def test_youtube_vos(tmp_path, name):
     assert check([video]) == []
     with pytest.raises(DatasetError, match="no object 3"):
         is_seen(video, 3)
+
+
+@pytest.mark.parametrize("name", ["../../../up", "..", "/tmp/up", "C:\\up", "a\\b", "a/b", "a\0b", ""])
+def test_names_that_lead_out_of_a_folder_are_refused(tmp_path, name):
+    """Masks are filed under them, and the zip of a submission has them inside."""
+    youtube_vos(tmp_path)
+    path = tmp_path / "valid/meta.json"
+    whole = json.loads(path.read_text())
+    renamed = {"videos": {name: whole["videos"]["0a1b"]}}
+    whole["videos"]["0a1b"]["objects"]["5"]["frames"] = ["00010", name]
+    for content in (renamed, whole):
+        path.write_text(json.dumps(content))
+        with pytest.raises(DatasetError, match="not the name of a sequence or frame") as caught:
+            read_dataset("youtube-vos-2019", tmp_path)
+        assert repr(name) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_list_cannot_lead_out_of_a_folder(tmp_path):
+    davis(tmp_path)
+    text(tmp_path / "ImageSets/2017/val.txt", "bear\n../480p/bear\n")
+    with pytest.raises(DatasetError, match=r"'\.\./480p/bear': not the name"):
+        read_dataset("davis2017", tmp_path)
 
 
 def test_youtube_vos_does_not_guess_what_is_seen(tmp_path):

@@ -221,6 +221,54 @@ def test_a_folder_with_a_run_is_not_written_over(videos: Path, config: TrainConf
         train(config, videos, unbroken, device="cpu")
 
 
+def test_overwrite_begins_anew_and_keeps_what_is_the_users(
+    videos: Path, config: TrainConfig, unbroken: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(config, videos, out, device="cpu", say=interrupted_at(6))
+    latest, mine = checkpoints(out)[0], out / "checkpoint-00000004-mine.pt"
+    mine.write_bytes(latest.read_bytes())
+    (out / "tensorboard" / "mine").write_text("mine")
+    train(replace(config, seed=3), videos, out, overwrite=True, device="cpu")
+    assert len(list((out / "tensorboard").glob("events*"))) == 1 and len(checkpoints(out)) == 2
+    assert losses(out)[0]["loss"] != losses(unbroken)[0]["loss"] and len(losses(out)) == LAST
+    for name in ("weights.safetensors", "checkpoint-00000001.pt", "log.jsonl"):
+        (tmp_path / "theirs").mkdir(exist_ok=True)
+        (tmp_path / "theirs" / name).write_text("mine")
+        for how in ("overwrite", "resume"):
+            with pytest.raises(OutputError, match=f"{name}: is in the way"):
+                train(config, videos, tmp_path / "theirs", device="cpu", **{how: True})
+        (tmp_path / "theirs" / name).unlink()
+    assert mine.exists() and (out / "tensorboard" / "mine").exists()
+
+
+def test_a_run_does_not_lie_on_what_it_learns_from(
+    videos: Path, config: TrainConfig, unbroken: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(videos, target_is_directory=True)
+    for out in (videos, videos / "video0", videos / "run", tmp_path / "link" / "run"):
+        with pytest.raises(OutputError, match="all of which is learned from"):
+            train(config, videos, out, device="cpu")
+    weights = unbroken / "weights.safetensors"
+    before = weights.read_bytes()
+    for how in ("overwrite", "resume"):
+        with pytest.raises(OutputError, match=r"weights\.safetensors would lie on"):
+            train(replace(config, weights=str(weights)), videos, unbroken, device="cpu", **{how: True})
+    assert weights.read_bytes() == before and not (videos / "run").exists()
+
+
+def test_a_log_with_odd_lines_is_gone_on_with(
+    videos: Path, config: TrainConfig, unbroken: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(config, videos, tmp_path / "run", device="cpu", say=interrupted_at(6))
+    with (tmp_path / "run" / "log.jsonl").open("ab") as file:
+        file.write(b"\0\xff\n[]\n{}\n{")
+    train(config, videos, tmp_path / "run", resume=True, device="cpu")
+    assert_same_run(tmp_path / "run", unbroken)
+
+
 def test_a_run_that_never_began_leaves_its_folder_free(videos: Path, config: TrainConfig, tmp_path: Path) -> None:
     root = write_videos(tmp_path / "videos", 3)
     for path in (root / "video0").iterdir():
