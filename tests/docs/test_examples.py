@@ -1,15 +1,19 @@
 """Every example in the docs is code that runs."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
-from matchcut.benchmarks.protocols import PROTOCOLS
+from matchcut.cli import app
 
 ROOT = Path(__file__).parents[2]
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
 
 
 def test_the_example_script_runs(tmp_path: Path) -> None:
@@ -28,23 +32,23 @@ def test_python_blocks_of_the_matching_pages_run(page: str) -> None:
         exec(compile(block, f"docs/{page}.md", "exec"), {})
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
-)
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text()):
-        assert (page.parent / target).exists(), f"{page.name} links to {target}"
+@pytest.mark.parametrize("page", [*PAGES, "README.md"])
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", (ROOT / page).read_text()):
+        assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
 
 
-def test_options_in_the_readme_exist() -> None:
-    shown = set(re.findall(r"--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
-    files = [*sorted((ROOT / "src/matchcut/cli").glob("*.py")), ROOT / "benchmarks/quality.py"]
-    source = "".join(path.read_text() for path in files)
-    known = {f"--{name}" for name in re.findall(r"^    (\w+): (?:Annotated|options\.)", source, re.MULTILINE)}
-    known |= set(re.findall(r'"(--[a-z-]+)"', source))
-    assert shown <= known, shown - known
+def commands(page: Path) -> list[str]:
+    """The command lines of a page."""
+    blocks = re.findall(r"```(?:sh|bash|console)?\n(.*?)```", page.read_text().replace("\\\n", " "), re.DOTALL)
+    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [part.strip() for line in lines for part in line.split("&&") if part.strip().startswith("matchcut ")]
 
 
-def test_the_evaluation_page_names_every_benchmark_and_what_a_model_runs_on() -> None:
-    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (g?) ?\|", (ROOT / "docs/evaluation.md").read_text(), re.MULTILINE)
-    assert rows == [(one.name, "g" if one.prompted else "") for one in PROTOCOLS.values()]
+@pytest.mark.parametrize("page", [*PAGES, "README.md"])
+def test_commands_of_a_page_are_understood(page: str) -> None:
+    group: Any = get_command(app)
+    for line in commands(ROOT / page):
+        name, *words = shlex.split(line)[1:]
+        if words and "..." not in words and "--help" not in words:
+            group.commands[name].make_context(name, words)  # raises for what it does not know; runs nothing
