@@ -831,9 +831,10 @@ def test_references_that_do_not_fit_together_are_refused():
     ("settings", "message"),
     [
         ({"top_k": 0}, "top_k: expected at least 1, got 0"),
-        ({"temperature": 0.0}, r"temperature: expected above 0, got 0\.0"),
-        ({"temperature": -1}, "temperature: expected above 0, got -1"),
-        ({"temperature": math.nan}, "temperature: expected above 0, got nan"),
+        ({"temperature": 0.0}, r"temperature: expected above 0 and finite, got 0\.0"),
+        ({"temperature": -1}, "temperature: expected above 0 and finite, got -1"),
+        ({"temperature": math.nan}, "temperature: expected above 0 and finite, got nan"),
+        ({"temperature": math.inf}, "temperature: expected above 0 and finite, got inf"),
         ({"window": "circle"}, 'window: expected "disc" or "square", got \'circle\''),
         ({"radius": 0}, r"radius: expected above 0 \(or None\), got 0"),
         ({"radius": -2.0, "window": "square"}, r"radius: expected above 0 \(or None\), got -2\.0"),
@@ -843,6 +844,20 @@ def test_references_that_do_not_fit_together_are_refused():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         affinity(features(1, 8, 5, 6), features(1, 8, 5, 6, seed=1), **settings)
+
+
+@pytest.mark.parametrize("temperature", [1e-20, 1e-60, 5e-324])
+def test_the_smallest_temperatures_leave_the_best_alone(temperature):
+    query, reference = features(1, 8, 5, 6), features(1, 8, 5, 6, seed=1)
+    match = affinity(query.requires_grad_(), reference, top_k=4, temperature=temperature)
+    assert torch.equal(match.weights.detach(), torch.eye(4)[:1].expand(1, 30, 4))
+    whole = join(match, match, top_k=4, temperature=temperature)
+    torch.testing.assert_close(whole.weights.sum(2), torch.ones(1, 30))
+
+
+def test_features_that_are_no_floating_point_numbers_are_refused():
+    with pytest.raises(ShapeError, match=r"query: expected floating point \(B, C, H, W\), got torch.int64"):
+        affinity(torch.ones(1, 8, 5, 6, dtype=torch.int64), torch.ones(1, 8, 5, 6, dtype=torch.int64))
 
 
 def test_an_infinite_radius_is_no_window():

@@ -570,14 +570,15 @@ def test_an_item_stops_when_it_no_longer_moves(average, backward):
     [
         ({"cost": torch.zeros(3, 4)}, ShapeError, r"cost: expected floating \(B, N, M\), got torch.float32 \(3, 4\)"),
         ({"cost": torch.zeros(1, 3, 4, dtype=torch.int64)}, ShapeError, "cost: expected floating"),
-        ({"cost": torch.full((2, 3, 4), torch.nan)}, ValueError, "cost: expected finite"),
-        ({"cost": torch.full((2, 3, 4), torch.inf)}, ValueError, "cost: expected finite"),
+        ({"cost": torch.full((2, 3, 4), torch.nan)}, ShapeError, "cost: expected finite"),
+        ({"cost": torch.full((2, 3, 4), torch.inf)}, ShapeError, "cost: expected finite"),
         ({"objects": torch.ones(2, 4, dtype=torch.bool)}, ShapeError, r"objects: expected bool \(2, 3\)"),
         ({"objects": torch.ones(2, 3)}, ShapeError, r"objects: expected bool \(2, 3\) .* got torch.float32"),
         ({"proposals": torch.ones(2, 3, dtype=torch.bool)}, ShapeError, r"proposals: expected bool \(2, 4\)"),
         ({"start": torch.zeros(2, 4, 3)}, ShapeError, r"start: expected floating \(2, 3, 4\)"),
         ({"start": torch.zeros(2, 3, 4, dtype=torch.int64)}, ShapeError, "start: expected floating"),
-        ({"start": torch.full((2, 3, 4), torch.nan)}, ValueError, "start: expected finite"),
+        ({"start": torch.full((2, 3, 4), torch.nan)}, ShapeError, "start: expected finite"),
+        ({"start": torch.full((2, 3, 4), 1e20), **ALGORITHM_1}, ShapeError, "cost: too far apart .* the start"),
         ({"start": "random"}, ValueError, "start: expected .* got 'random'"),
         ({"steps": 0}, ValueError, "steps: expected at least 1, got 0"),
         ({"projections": 0}, ValueError, "projections: expected at least 1"),
@@ -597,6 +598,73 @@ def test_an_item_stops_when_it_no_longer_moves(average, backward):
 def test_bad_input_is_named(change, error, says):
     with pytest.raises(error, match=says):
         assign(**({"cost": torch.zeros(2, 3, 4)} | change))
+
+
+SPREADS = {
+    "uniform": lambda u, s: u * s,
+    "negative": lambda u, s: -u * s,
+    "some are not to be": lambda u, s: torch.where(u < 0.5, u, s),
+    "over many scales": lambda u, s: s**u,
+    "objects alike": lambda u, s: s * u[:, :1].expand_as(u) + u,
+    "proposals unlike": lambda u, s: u + s * torch.arange(u.shape[2], dtype=F64),
+}
+
+
+@pytest.mark.parametrize(
+    ("backward", "dtype", "exponents"),
+    [
+        ("recompute", torch.float32, (3, 9, 13, 13.5, 16, 37)),
+        ("recompute", F64, (3, 9, 13, 13.5, 16, 20, 300)),
+        ("steps", F64, (3, 13.5)),
+    ],
+)
+@pytest.mark.parametrize("kind", list(SPREADS))
+def test_costs_far_apart_are_solved_or_refused(kind, backward, dtype, exponents):
+    solved = []
+    for size in ((4, 9), (5, 5), (5, 3)):
+        for exponent in exponents:
+            cost = SPREADS[kind](numbers(2, *size), 10.0**exponent).to(dtype)
+            try:
+                match = assign(cost, backward=backward)
+            except ShapeError as error:
+                assert "cost: too far apart to be solved" in str(error)
+                continue
+            solved.append(exponent)
+            assert match.residual.max() <= 2e-4
+            best = hungarian(cost.double()).matrix
+            excess = (cost.double() * (match.matrix.double() - best)).sum((1, 2))
+            scale = cost.double().abs().amax((1, 2))
+            assert (excess <= size[0] * (0.001 + 2e-4 * scale)).all()
+    assert 3 in solved
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("exponent", [13, 14, 20, 37])
+def test_a_spread_that_cannot_be_solved_is_told(dtype, exponent):
+    cost = (numbers(4, 6, 6) * 10.0**exponent).to(dtype)
+    for asked in (cost, cost.clone().requires_grad_()):
+        with pytest.raises(ShapeError, match=r"cost: too far apart .* the answer of item [0-3] "):
+            assign(asked)
+    if exponent > 13:
+        with pytest.raises(ShapeError, match=r"cost: too far apart .* learning_rate \* cost, or the start, reaches"):
+            assign(cost, **ALGORITHM_1)
+
+
+@pytest.mark.parametrize("backward", ["recompute", "steps"])
+@pytest.mark.parametrize("offset", [-1e12, 1e12, 1e300])
+def test_what_a_row_has_in_common_does_not_matter(offset, backward):
+    shifted = (numbers(2, 4, 6) * 1024).round() / 1024 + offset * torch.arange(4, dtype=F64)[:, None].clamp(0, 1)
+    cost = shifted - shifted.amin(2, keepdim=True)
+    expected = assign(cost, backward=backward).matrix
+    torch.testing.assert_close(assign(shifted, backward=backward).matrix, expected, atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("solve", [assign, greedy, hungarian, lambda cost: assign(cost, **ALGORITHM_1)])
+def test_tiny_and_constant_costs(solve):
+    for cost in (numbers(2, 3, 4) * 1e-30, torch.full((2, 3, 4), 5.0), torch.zeros(2, 3, 4), numbers(2, 3, 4) * 1e-320):
+        match = solve(cost)
+        assert match.residual.max() <= 1e-6
+        torch.testing.assert_close(match.matrix.sum(2), torch.ones_like(match.matrix[:, :, 0]))
 
 
 @pytest.mark.parametrize("make", [greedy, hungarian])

@@ -97,9 +97,18 @@ def test_bad_input() -> None:
         refine(match, coarse[0], fine[1:], where)
     with pytest.raises(ShapeError, match="reference: expected 1"):
         refine(match, fine[0], fine, where)
+    with pytest.raises(
+        ShapeError, match=r"reference: expected torch\.float32 on cpu as the query, got .*float64 on cpu"
+    ):
+        refine(match, fine[0], [fine[1].double()], where)
     with pytest.raises(ShapeError, match="where: expected bool"):
         refine(match, fine[0], fine[1:], where.float())
     with pytest.raises(ValueError, match="top_k"):
         refine(match, fine[0], fine[1:], where, top_k=0)
     with pytest.raises(ValueError, match="temperature"):
         refine(match, fine[0], fine[1:], where, temperature=0)
+
+
+def test_edges_between_many_objects_in_half_precision() -> None:
+    soft = torch.eye(300)[None, :, :, None].expand(1, 300, 300, 2)  # each row of cells belongs to another
+    assert near_edges(soft.bfloat16(), 1).all()

@@ -710,6 +710,31 @@ def test_settings_out_of_range_are_refused(settings, message):
             call()
 
 
+@pytest.mark.parametrize(("dtype", "largest"), [(torch.float32, 1e5), (torch.float64, 1e14)])
+def test_scores_too_large_for_their_dtype_are_refused(dtype, largest):
+    query, reference = features(1, 6, 9).to(dtype), features(1, 6, 8).to(dtype)
+    for scale in (largest, 1e37):  # beyond float32, 1 / epsilon makes infinity of scores
+        for call in (
+            lambda scale=scale: sinkhorn(query, reference, epsilon=1 / scale),
+            lambda scale=scale: sinkhorn(query * scale**0.5, reference * scale**0.5, epsilon=1.0),
+            lambda scale=scale: sinkhorn_from_cost(query.transpose(1, 2) @ reference * scale, epsilon=1.0),
+        ):
+            if scale == largest:
+                plan = call().plan()
+                torch.testing.assert_close(plan.sum(1), torch.full((1, 8), 1 / 8, dtype=dtype), atol=0.01, rtol=0)
+            else:
+                with pytest.raises(ShapeError, match=f"expected scores that {dtype} can tell apart"):
+                    call()
+
+
+@pytest.mark.parametrize("offset", [-1e12, 1e12, 1e300])
+def test_what_all_costs_have_in_common_does_not_matter(offset):
+    cost = torch.arange(12.0, dtype=torch.float64).reshape(1, 3, 4).sin().mul(1024).round() / 1024
+    shifted = cost + offset
+    expected = sinkhorn_from_cost(shifted - offset, epsilon=0.1).dense()
+    torch.testing.assert_close(sinkhorn_from_cost(shifted, epsilon=0.1).dense(), expected)
+
+
 def test_costs_that_are_none_are_refused():
     with pytest.raises(ShapeError, match=r"cost: expected floating point \(B, N, M\), got torch.float32 \(4, 5\)"):
         sinkhorn_from_cost(torch.zeros(4, 5))

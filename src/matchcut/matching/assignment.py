@@ -247,9 +247,9 @@ def _assign(
     if padded.numel() == 0:
         steps = torch.full((len(cost),), settings.steps, device=cost.device)
         return _result(padded * 1, width, padded.new_zeros(len(cost), settings.steps), steps, rows, cost.dtype)
-    if settings.projections is not None:
-        _check_resolution(padded, settings)
     first = _start(start, padded, rows, columns, width, settings)
+    if settings.projections is not None:
+        _check_resolution(padded.detach(), first.detach(), settings)
     differentiated = torch.is_grad_enabled() and (padded.requires_grad or first.requires_grad)
     if backward_quadratic is None or not differentiated:
         x, objectives, taken = _relax(padded, first, rows, columns, settings)
@@ -274,11 +274,11 @@ def _relax(
     return relax_compiled(cost, start, rows, columns, settings)
 
 
-def _check_resolution(cost: Tensor, settings: Settings) -> None:
-    """That each step's projections, which answer in numbers near 1, still see them beside the costs."""
-    largest = float(cost.detach().abs().max()) * settings.learning_rate
+def _check_resolution(cost: Tensor, start: Tensor, settings: Settings) -> None:
+    """That each step's projections, which answer in numbers near 1, still see them beside the costs and the start."""
+    largest = max(float(cost.abs().max()) * settings.learning_rate, float(start.abs().max()))
     if largest * torch.finfo(cost.dtype).eps > FEASIBLE:
-        raise ShapeError(_TOO_FAR.format(what=f"learning_rate * cost reaches {largest:.1e}"))
+        raise ShapeError(_TOO_FAR.format(what=f"learning_rate * cost, or the start, reaches {largest:.1e}"))
 
 
 def _check_solved(x: Tensor, start: Tensor, cost: Tensor, rows: Tensor, columns: Tensor, settings: Settings) -> None:
