@@ -1126,6 +1126,9 @@ def test_reproduce_writes_a_picture_and_a_table(run, tmp_path):
     result = run("reproduce", "transport-net", "sinkhorn", "-o", tmp_path / "out")
     assert result.code == 0 and names(tmp_path / "out") == ["sinkhorn.csv", "sinkhorn.png"]
     assert str(tmp_path / "out" / "sinkhorn.png") in result.out
+    assert run("reproduce", "transport-net", "sinkhorn", "-o", tmp_path / "out").code == 0  # in place of the first
+    (tmp_path / "out" / "sinkhorn.csv").write_text("mine")
+    refused(run("reproduce", "transport-net", "sinkhorn", "-o", tmp_path / "out"), "sinkhorn.csv: is in the way")
 
 
 # --- train

@@ -139,6 +139,41 @@ def test_stopped_by_hand_it_goes_on_to_the_same_files(segment, clip, tmp_path, m
     assert code == 2 and "another input" in said
 
 
+def test_a_damaged_mask_of_an_interrupted_run_is_named_and_made_anew(segment, clip, tmp_path, monkeypatch):
+    assert segment(clip, "-o", tmp_path / "whole", *FAST)[0] == 0
+
+    def interrupt(self, done, total):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli_shared.Bar, "update", interrupt)
+        assert segment(clip, "-o", tmp_path / "out", *FAST)[0] == 130
+    (tmp_path / "out" / "masks" / "00001.png").write_bytes(b"")
+    code, said, _ = segment(clip, "-o", tmp_path / "out", *FAST, "--resume")
+    assert code == 0 and f"{tmp_path / 'out' / 'masks' / '00001.png'} was damaged; it was made anew" in said
+    for path in (tmp_path / "whole" / "masks").iterdir():
+        assert path.read_bytes() == (tmp_path / "out" / "masks" / path.name).read_bytes()
+    assert record(tmp_path / "out")["confidence"] == record(tmp_path / "whole")["confidence"]
+
+
+@pytest.mark.parametrize("how", [(), ("--track",)])
+def test_masks_of_the_users_are_not_written_over(segment, clip, tmp_path, how):
+    mine = tmp_path / "out" / "masks" / "00002.png"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    for option in ("--overwrite", "--resume"):
+        code, said, error = segment(clip, "-o", tmp_path / "out", *FAST, option, *how)
+        assert code == 2 and said == "" and f"{mine}: is in the way" in error
+    for index in range(COUNT):
+        write_flow(mine.with_name(f"{index:05d}.npz"), np.zeros((*SIZE, 2), np.float32))
+    mine.unlink()
+    flow = ("--flow", mine.parent)
+    code, said, error = segment(clip, "-o", tmp_path / "out", *FAST, "--overwrite", *flow, *how)
+    assert code == 2 and "masks, which is read" in error
+    assert len(list(mine.parent.iterdir())) == COUNT and not (tmp_path / "out" / "timeline.json").exists()
+
+
 @pytest.mark.parametrize(("how", "precision"), [("--track", "bfloat16"), ("--objects", "float32")])
 def test_what_was_found_is_tracked(segment, clip, tmp_path, how, precision):
     code, _, error = segment(clip, "-o", tmp_path / "out", *FAST, how, "--precision", precision)
