@@ -96,9 +96,9 @@ OPERATORS = {
     ),
     "refine": Operator(
         lambda q, r: refine(affinity(halved(q), halved(r), top_k=2), q, [r], q[:, 0] > -1, top_k=4, temperature=0.1),
-        lambda batch: maps(batch, (6, 8), (6, 8)),
-        (6, 8),
-        (1, 6, 8),
+        lambda batch: maps(batch, (4, 6), (4, 6)),
+        (4, 6),
+        (1, 4, 6),
     ),
     "assign": Operator(assign, costs(4, 9), (4,), (9,), exact=lambda c: assign(c, backward_quadratic=None)),
     "assign, soft": Operator(lambda c: assign(c, quadratic=0.3, backward_quadratic=None), costs(4, 9), (4,), (9,)),

@@ -286,19 +286,20 @@ def _check_solved(x: Tensor, start: Tensor, cost: Tensor, rows: Tensor, columns:
     """That exact projections met the constraints, and one from anywhere the least cost."""
     share = settings.weights[0]
     found = x - share * start if share else x
-    violation = torch.maximum(((found.sum(2) - (1 - share)).abs() * rows).amax(1), found.sum(1).amax(1) - (1 - share))
-    if not bool((violation <= FEASIBLE).all()):
-        worst = int((violation <= FEASIBLE).int().argmin())
-        what = f"the answer of item {worst} violates a constraint by {float(violation[worst]):.1e}"
-        raise ShapeError(_TOO_FAR.format(what=what))
-    spread = cost.amax((1, 2)) - cost.amin((1, 2))
-    wide = float(spread.max()) * settings.learning_rate * torch.finfo(cost.dtype).eps > FEASIBLE
+    row_errors, column_errors = (found.sum(2) - (1 - share) * rows).abs(), found.sum(1) - (1 - share)
+    error = max(float(row_errors.max()), float(column_errors.max()))
+    if not error <= FEASIBLE:
+        item = int(torch.maximum(row_errors.amax(1), column_errors.amax(1)).argmax())
+        raise ShapeError(_TOO_FAR.format(what=f"the answer of item {item} violates a constraint by {error:.1e}"))
+    least, most = cost.aminmax()
+    wide = float(most - least) * settings.learning_rate * torch.finfo(cost.dtype).eps > FEASIBLE
     if wide and settings.ignores_start:  # then rounding may have led to another vertex
         excess = (cost * (x - _hungarian(cost, rows, columns))).sum((1, 2))
-        allowed = rows.sum(1) * (settings.quadratic + (violation.clamp_min(0) + 1e-12) * spread)
-        if not bool((excess <= allowed).all()):
-            worst = int((excess <= allowed).int().argmin())
-            raise ShapeError(_TOO_FAR.format(what=f"the answer of item {worst} costs {float(excess[worst]):.1e} more"))
+        spread = cost.amax((1, 2)) - cost.amin((1, 2))
+        over = excess - rows.sum(1) * (settings.quadratic + (max(error, 0) + 1e-12) * spread)
+        if not float(over.max()) <= 0:
+            item = int(over.argmax())
+            raise ShapeError(_TOO_FAR.format(what=f"the answer of item {item} costs {float(excess[item]):.1e} more"))
 
 
 _TOO_FAR = (
