@@ -550,6 +550,14 @@ def test_a_project_is_not_written_over(track, inputs, project, tmp_path, option)
     assert tree(project) == before
 
 
+def test_a_refusal_in_a_process_of_its_own_is_one_line_too(project):
+    """Whatever still loads in the background as it ends."""
+    words = command(project / "frames", "--mask", project / "masks/shot_0.png", "-o", project)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("matchcut: "), done.stderr
+
+
 def test_saving_from_python_writes_over_nothing_either(inputs, project):
     timeline = Timeline(Video(project / "frames"))
     timeline.annotate(0, picture(0)[1])

@@ -10,6 +10,7 @@ How it is fast and still exact: see `matchcut.matching.search`.
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from threading import Thread
@@ -214,7 +215,12 @@ def check_top_k(top_k: int) -> None:
 def load_ahead() -> None:
     """Begin to load, in a thread beside, what `affinity` is compiled of on the CPU: its first call waits less."""
     one = torch.ones(1, 32, 4, 4)
-    Thread(target=affinity, args=(one, one)).start()
+
+    def load() -> None:
+        with suppress(RuntimeError):  # the program ends meanwhile; what is wrong else, the first call says
+            affinity(one, one)
+
+    Thread(target=load).start()
 
 
 @uncompiled
