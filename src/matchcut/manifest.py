@@ -62,6 +62,14 @@ class Manifest:
         """
         self._append({"file": self.name(file), "hash": None})
 
+    def add(self, file: Path) -> None:
+        """Write down a file that a run wrote before the folder had a list.
+
+        Raises:
+            OutputError: the list cannot be written.
+        """
+        self._append({"file": self.name(file), "hash": _hash(file)})
+
     def entries(self, only: str = "") -> dict[str, set[str | None]]:
         """The hashes of each file, by its path in the folder: of every content that it was given.
 
@@ -272,6 +280,11 @@ def check_run(
     outputs = [folder / name for name in (*names, *old)]
     check_apart(outputs, inputs)
     manifest = check_folder(folder, kind, overwrite=overwrite, resume=resume, goes_on=goes_on)
+    for place in {one.parent for one in outputs}:
+        if not place.resolve().is_relative_to(folder.resolve()):
+            raise OutputError(
+                f"{place} leads out of {folder} by a link: remove the link, or give another folder with -o"
+            )
     for one in outputs:
         if os.path.lexists(one) and one not in ruined and not manifest.owns(one, entries):
             raise OutputError(in_the_way(one))

@@ -22,7 +22,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from toy import Toy, write_recipe, write_videos
 
 from matchcut.errors import DatasetError, OutputError, TrainingError
-from matchcut.manifest import MANIFEST
+from matchcut.files import atomic_path
+from matchcut.manifest import MANIFEST, noted_in
 from matchcut.training.checkpoint import checkpoints, read_latest, recipe_of
 from matchcut.training.config import TrainConfig, read_config
 from matchcut.training.failures import explained
@@ -345,14 +346,16 @@ def test_nothing_is_unpickled(videos: Path, config: TrainConfig, tmp_path: Path)
     torch.save(evil, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(evil))
     for harmful in ("zip.pt", "old.pt", "plain.pt"):
-        path.write_bytes((tmp_path / harmful).read_bytes())
+        with noted_in(out), atomic_path(path, note="name") as temporary:
+            temporary.write_bytes((tmp_path / harmful).read_bytes())
         with pytest.raises(TrainingError, match=r"cannot be read as a checkpoint .*never unpickled") as caught:
             train(config, videos, out, resume=True, device="cpu")
         assert str(caught.value).isprintable()
         with pytest.raises(TrainingError, match="cannot be read as weights"):
             train(replace(config, weights=str(tmp_path / harmful)), videos, tmp_path / "new", device="cpu")
     for other in ({"weights": torch.zeros(2)}, {"format": "matchcut training 1"}):
-        torch.save(other, path)
+        with noted_in(out), atomic_path(path, note="name") as temporary:
+            torch.save(other, temporary)
         with pytest.raises(TrainingError, match="is no checkpoint of a training run"):
             train(config, videos, out, resume=True, device="cpu")
     assert not (tmp_path / "owned").exists()

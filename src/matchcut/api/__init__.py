@@ -2,7 +2,7 @@
 
 from matchcut.api.automatic import flow_source, run_automatic, segment
 from matchcut.api.evaluation import evaluate, train
-from matchcut.api.guided import annotations_of, run, track
+from matchcut.api.guided import annotations_of, check_outputs, run, track
 from matchcut.api.passes import Passes
 from matchcut.api.records import about_model, versions
 from matchcut.benchmarks.score import score
@@ -12,6 +12,7 @@ __all__ = [
     "Passes",
     "about_model",
     "annotations_of",
+    "check_outputs",
     "evaluate",
     "flow_source",
     "list_models",

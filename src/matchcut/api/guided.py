@@ -23,7 +23,7 @@ from matchcut.api.records import (
 from matchcut.errors import MaskError, PromptError
 from matchcut.files import make_folder
 from matchcut.folders import IMAGES, files_in
-from matchcut.manifest import run_folder
+from matchcut.manifest import check_run, run_folder
 from matchcut.masks import MAX_OBJECTS, LabelMap, check_mask, object_ids, read_masks, write_mask
 from matchcut.models.base import GuidedModel
 from matchcut.tracking.inputs import Boxes, Mask, as_annotations, as_boxes, as_label_map
@@ -226,6 +226,23 @@ def run(
             timeline.save(folder, **(about or {}), **versions(), **measured, fingerprint=fingerprint)
         write_outputs(video, timeline, outputs, measured, passes)
     return {**measured, "said": earlier.remarks(), "weakest": weakest_of(timeline)}
+
+
+def check_outputs(
+    video: Video, outputs: Outputs, *, overwrite: bool = False, resume: bool = False, inputs: Sequence[Path] = ()
+) -> None:
+    """Before a model is loaded: whether a run over a video can be written into the folder of its outputs.
+
+    Args:
+        inputs: other files and folders that are read.
+
+    Raises:
+        OutputError: it cannot; see `run_folder`.
+    """
+    frames = video.names() if video.seekable and not resume else []  # where one goes on, it depends on what is there
+    reads = [*read_of(video), *inputs]
+    how: Any = {"inputs": reads, "overwrite": overwrite, "resume": resume, "goes_on": video.seekable}
+    check_run(outputs.folder, KIND, _names(frames, outputs) if frames else [], **how)
 
 
 def write_outputs(video: Video, timeline: Timeline, outputs: Outputs, measured: dict[str, Any], passes: Passes) -> None:

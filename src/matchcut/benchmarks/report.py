@@ -13,7 +13,7 @@ from matchcut.benchmarks.protocols import PROTOCOLS
 from matchcut.benchmarks.results import ObjectScores, Result, row_measures
 from matchcut.data import Sequence as Video
 from matchcut.data import read_dataset, read_truth
-from matchcut.disk import is_inside
+from matchcut.disk import check_apart, is_inside
 from matchcut.errors import DatasetError, MaskError, MatchcutError, OutputError
 from matchcut.files import atomic_path, make_folder, write_csv
 from matchcut.folders import files_in
@@ -112,17 +112,21 @@ def _names(result: Result, compare: Result | None) -> list[str]:
     return names + compared if compare is not None else names
 
 
-def check_report_folder(out: Path, *, overwrite: bool = False, compare: Path | None = None) -> None:
+def check_report_folder(
+    out: Path, *, overwrite: bool = False, compare: Path | None = None, inputs: Iterable[Path] = ()
+) -> None:
     """Before anything is scored: whether a report can be written into a folder.
 
     Args:
         overwrite: an earlier report there may be replaced.
         compare: the folder of the other report.
+        inputs: what is read.
 
     Raises:
-        OutputError: the folder holds something and `overwrite` is not set, or a report that was not written here, or
-            the one that is to be compared with.
+        OutputError: the folder is one that is read, or holds something and `overwrite` is not set, or a report that was
+            not written here, or the one that is to be compared with.
     """
+    check_apart([out / REPORT], inputs)
     manifest = check_folder(out, KIND, overwrite=overwrite, goes_on=False)
     if compare is not None and is_inside(compare, out):
         raise OutputError(f"{compare} is compared with, and lies in {out}: give another folder with -o")

@@ -42,7 +42,9 @@ def score(
     from matchcut.benchmarks.score import score as run_score
 
     if out is not None:
-        check_report_folder(out, overwrite=overwrite, compare=compare)
+        within = [place for place in (masks / "masks", masks / "Annotations") if place.is_dir()]
+        read = [root, *(within or [masks])]
+        check_report_folder(out, overwrite=overwrite, compare=compare, inputs=read)
     wanted: Any = {"split": split, "missing": missing, "processes": processes, "reference_fault": reference_fault}
     result = run_score(benchmark, root, masks, sequences=_names(sequences, more), **wanted)
     if compare is None:

@@ -68,11 +68,22 @@ def track(
 
     videos = [Video(one, start=start, end=end, stride=stride, allow_truncated=allow_truncated) for one in inputs]
     folders = folders_of(out, videos)
-    for video, prompt, around in zip(videos, prompts, boxes, strict=True):  # said before anything is written
-        if video.seekable:
-            api.annotations_of(video, prompt, around, frame=frame, threshold=threshold)
-    network: Any = api.load_model(model, preset=preset, backbone=backbone, weights=weights)
     wanted: Any = {"overlay": overlay, "cutout": cutout, "coco": coco}
+    results = [
+        Outputs(folder, video.size, video.frame_rate, source=video, **wanted)
+        for folder, video in zip(folders, videos, strict=True)
+    ]
+    how: Any = {"overwrite": overwrite, "resume": resume}
+    asked: list[Any] = []
+    for video, prompt, around, outputs in zip(videos, prompts, boxes, results, strict=True):
+        # What cannot be used is said before a model is loaded, and before anything is written.
+        read = [one for one in (prompt, weights) if one is not None]
+        api.check_outputs(video, outputs, **how, inputs=read)
+        if video.seekable:
+            asked.append((api.annotations_of(video, prompt, around, frame=frame, threshold=threshold), (), read))
+        else:
+            asked.append((prompt, around, read))
+    network: Any = api.load_model(model, preset=preset, backbone=backbone, weights=weights)
     selected = {
         "start": start,
         "end": end,
@@ -81,24 +92,24 @@ def track(
     }
     chosen = {"model": model, "preset": preset, "backbone": backbone, "weights": weights, "size": size}
     clock = Clock()
-    for source, video, prompt, around, folder in zip(inputs, videos, prompts, boxes, folders, strict=True):
+    for source, video, prompt, outputs, (given, around, read) in zip(
+        inputs, videos, prompts, results, asked, strict=True
+    ):
         tracker = Tracker(network, size=size, device=device, precision=precision)
         about = api.about_model(model, preset, backbone, tracker)
-        outputs = Outputs(folder, video.size, video.frame_rate, source=video, **wanted)
         with resumable(), Bar(video.name) as bar:
             measured = api.run(
-                *(video, tracker, folder, outputs, prompt, around),
+                *(video, tracker, outputs.folder, outputs, given, around),
                 frame=frame,
                 threshold=threshold,
-                overwrite=overwrite,
-                resume=resume,
-                inputs=[weights] if weights else [],
+                **how,
+                inputs=read,
                 about=about,
                 passes=api.Passes(clock.lap(), bar.begin, bar.update),
             )
-        given = prompt if prompt is not None and prompt.is_dir() else None
-        summarise(folder, measured, wanted, [*outputs.said, *measured["said"]])
-        correct(folder, measured["weakest"], source, {**selected, **chosen, **wanted}, given)
+        hand_made = prompt if prompt is not None and prompt.is_dir() else None
+        summarise(outputs.folder, measured, wanted, [*outputs.said, *measured["said"]])
+        correct(outputs.folder, measured["weakest"], source, {**selected, **chosen, **wanted}, hand_made)
 
 
 def segment(
@@ -144,9 +155,20 @@ def segment(
 
     videos = [Video(one, start=start, end=end, stride=stride, allow_truncated=allow_truncated) for one in inputs]
     folders, name = folders_of(out, videos), AUTOMATIC if model is None else model
+    wanted: Any = {"overlay": overlay, "cutout": cutout, "coco": coco}
+    results = [
+        Outputs(folder, video.size, video.frame_rate, source=video, **wanted)
+        for folder, video in zip(folders, videos, strict=True)
+    ]
+    how: Any = {
+        "overwrite": overwrite,
+        "resume": resume,
+        "inputs": [one for one in (weights, flow_weights) if one is not None],
+    }
+    for video, outputs in zip(videos, results, strict=True):  # before a model is loaded
+        api.check_outputs(video, outputs, **how)
     network: Any = api.load_model(name, weights=weights)
     guided: Any = api.load_model() if track or objects else None
-    wanted: Any = {"overlay": overlay, "cutout": cutout, "coco": coco}
     selected = {
         "start": start,
         "end": end,
@@ -154,22 +176,19 @@ def segment(
         "allow-truncated": allow_truncated,
     }
     clock = Clock()
-    for given, video, folder in zip(inputs, videos, folders, strict=True):
+    for given, video, outputs in zip(inputs, videos, results, strict=True):
         cache = flow_cache / video.name if flow_cache and len(videos) > 1 else flow_cache
         source = api.flow_source(flow, weights=flow_weights, cache=cache, device=device)
         segmenter = Segmenter(network, size=size, device=device, precision=precision, flow=source)
         tracker = Tracker(guided, device=device, precision=precision) if guided else None
-        outputs = Outputs(folder, video.size, video.frame_rate, source=video, **wanted)
         with resumable(), Bar(video.name) as bar:
             measured = api.run_automatic(
-                *(video, segmenter, folder, outputs),
+                *(video, segmenter, outputs.folder, outputs),
                 tracker=tracker,
                 after=("objects" if objects else "track") if tracker else None,
-                overwrite=overwrite,
-                resume=resume,
-                inputs=[one for one in (weights, flow_weights) if one],
+                **how,
                 about=api.about_model(name, None, None, segmenter),
                 passes=api.Passes(clock.lap(), bar.begin, bar.update),
             )
-        summarise(folder, measured, wanted, [*outputs.said, *measured["said"]])
-        correct(folder, measured["weakest"], given, {**selected, **wanted})
+        summarise(outputs.folder, measured, wanted, [*outputs.said, *measured["said"]])
+        correct(outputs.folder, measured["weakest"], given, {**selected, **wanted})

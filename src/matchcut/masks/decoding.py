@@ -111,7 +111,8 @@ def reading(source: Path_ | io.BytesIO, name: str | None = None) -> Iterator["Im
             if pages > 1 and image.format != "MPO":  # a JPEG with its preview
                 raise MaskError(f"{name or source}: holds {pages} pages or frames, and a mask is one: save them apart")
             if image.mode == "F":
-                raise ValueError("it holds floating-point values: save it with 8 bits")
+                what = "holds floating-point values, and a mask whole numbers"
+                raise MaskError(f"{name or source}: {what}: save it with 8 bits")
             yield image
     except UnidentifiedImageError:
         raise MaskError(f"{name or source}: not an image file that can be read") from None

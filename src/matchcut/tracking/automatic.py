@@ -208,7 +208,7 @@ class Segmenter:
         video, files = timeline.video, sorted(self.flow.files.values())
         backbone = getattr(self.model, "backbone", None)
         seen = (
-            *(video.source, video.stamp(), timeline.length, tuple(timeline.size)),
+            *(video.stamp(), timeline.length, tuple(timeline.size)),
             *(video.frame_name(0), video.frame_name(len(video) - 1)),
             *(type(self.model).__qualname__, getattr(backbone, "weights", None)),
             *(getattr(self.model, "form", None), getattr(self.model, "settings", None)),

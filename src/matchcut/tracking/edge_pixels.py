@@ -102,7 +102,8 @@ def learn(annotated: Sequence[tuple[Frame, LabelMap]], ids: Sequence[int], grid:
     if not parts:
         return None
     described, given, truth = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return EdgePixels(colours, _regression(_features(described), given, truth))
+    with torch.autocast("cpu", enabled=False):
+        return EdgePixels(colours, _regression(_features(described), given, truth))
 
 
 def _at_most(lines: int, frame: Frame, labels: LabelMap) -> tuple[Frame, LabelMap]:

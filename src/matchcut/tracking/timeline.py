@@ -227,9 +227,12 @@ class Timeline:
         folder = Path(folder)
         lie_there = self.folder is not None and self.folder.resolve() == (folder / "masks").resolve()
         masks = [] if lie_there else [f"masks/{name}.png" for name in self.video.names()]
-        with run_folder(folder, KIND, [*masks, RECORD], inputs=read_of(self.video), resume=True):
+        with run_folder(folder, KIND, [*masks, RECORD], inputs=read_of(self.video), resume=True) as manifest:
             if lie_there:
                 self.write_annotations()
+                for frame in sorted({*self._made_from, *self._written}):  # written while the folder had no list
+                    if (path := self._path(frame)) is not None and path.exists() and not manifest.owns(path):
+                        manifest.add(path)
             else:
                 make_folder(folder / "masks")
                 for frame, labels in enumerate(self):

@@ -162,7 +162,7 @@ class Tracker:
         video = timeline.video
         backbone = getattr(self.model, "backbone", None)
         seen = (
-            *(video.source, video.stamp(), timeline.length, tuple(timeline.size)),
+            *(video.stamp(), timeline.length, tuple(timeline.size)),
             *(video.frame_name(0), video.frame_name(len(video) - 1)),
             *(
                 type(self.model).__qualname__,

@@ -1,5 +1,7 @@
 """Video: the frames of a file, folder, glob or stream under one interface."""
 
+import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cached_property
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 Frame = np.ndarray[Any, np.dtype[np.uint8]]
 """RGB, uint8, (H, W, 3)."""
+STAMPED = 1 << 16
+"""Bytes at each end of a file by which it is known."""
 
 
 class Video:
@@ -170,9 +174,9 @@ class Video:
         found = dict.fromkeys(frames.file(index) for index in self._selection) if frames is not None else {}
         return [file for file in found if file is not None]
 
-    def stamp(self) -> tuple[tuple[str, int, int], ...]:
-        """Name, size and time of change of these files, as they are when it is first asked for: it differs where the
-        input was replaced, and not where something else changed beside it.
+    def stamp(self) -> str:
+        """A hash of what the input is when it is first asked for: of its files names, sizes, and the first and last
+        64 KiB, whenever they were written and wherever they lie; of arrays the first and the last frame.
 
         Raises:
             VideoError: one is no longer there.
@@ -180,12 +184,22 @@ class Video:
         return self._stamp
 
     @cached_property
-    def _stamp(self) -> tuple[tuple[str, int, int], ...]:
+    def _stamp(self) -> str:
+        whole = hashlib.blake2b(digest_size=16)
         try:
-            states = [(one.name, one.stat()) for one in self.files]
+            for path in self.files:
+                with path.open("rb") as file:
+                    size = file.seek(0, os.SEEK_END)
+                    whole.update(f"{path.name} {size}\n".encode(errors="surrogateescape"))
+                    for start in {0, max(size - STAMPED, 0)}:
+                        file.seek(start)
+                        whole.update(file.read(STAMPED))
         except OSError as error:
             raise VideoError(f"{error.filename}: is no longer there ({error.strerror}); restore it") from error
-        return tuple((name, state.st_size, state.st_mtime_ns) for name, state in states)
+        if not self.files and self.seekable:
+            for index in (0, len(self) - 1):
+                whole.update(self[index].tobytes())
+        return whole.hexdigest()
 
     def names(self) -> list[str]:
         """The names of all frames.
