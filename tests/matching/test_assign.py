@@ -382,7 +382,8 @@ def test_compiled_by_torch_gives_the_same(kind):
 
     expected = carry(cost, values)
     (grad,) = torch.autograd.grad(expected.sum(), cost)
-    found = torch.compile(carry)(cost, values)
+    # Not by inductor: where ATEN_CPU_CAPABILITY=avx2 is forced, torch 2.15's multiplies float64 wrongly (x * 2 alone).
+    found = torch.compile(carry, backend="aot_eager")(cost, values)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(torch.autograd.grad(found.sum(), cost)[0], grad)
 
