@@ -53,6 +53,7 @@ def forwarded(options: argparse.Namespace) -> list[str]:
 def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
     import torch
+    from matchcut.tracking.soft_masks import to_labels
     from torchvision.models.optical_flow import raft_small
 
     import matchcut
@@ -60,7 +61,6 @@ def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
     from matchcut.models.raft import Raft
     from matchcut.models.transport_net import TransportNetSettings, build_transport_net
     from matchcut.tracking.automatic import FlowSource, Segmenter, with_motion
-    from matchcut.tracking.soft_masks import to_labels
     from matchcut.tracking.timeline import Timeline
 
     network: Any = matchcut.load_model("transport-net")

@@ -13,12 +13,12 @@ from matchcut.errors import ModelError
 from matchcut.matching import affinity, near_edges
 from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.base import GuidedModel, MemoryPolicy
-from matchcut.models.decoders import KeyHead, aggregate, mask_channels
-from matchcut.models.grids import enlarge, halve, join_maps
 from matchcut.models.label_propagation import LabelPropagation, Propagation
 from matchcut.models.mask_vos import MaskReference, MaskVOS, build_mask_vos
-from matchcut.models.mask_vos_form import FORMS, MaskVOSSettings
-from matchcut.models.nearness import FARTHEST, UNKNOWN, WIDEST, boxes_of, near_objects, where_to_look
+from matchcut.models.mask_vos.decoders import KeyHead, aggregate, mask_channels
+from matchcut.models.mask_vos.form import FORMS, MaskVOSSettings
+from matchcut.models.resampling import enlarge, halve, join_maps
+from matchcut.models.search_region import FARTHEST, UNKNOWN, WIDEST, boxes_of, near_objects, where_to_look
 from matchcut.tracking.tracker import Tracker
 
 SIZE = (64, 96)

@@ -10,6 +10,7 @@ import torch
 
 from matchcut.errors import ModelError, OutputError, VideoError
 from matchcut.masks import object_ids
+from matchcut.models.catalogue import AUTOMATIC
 from matchcut.tracking.automatic import Segmenter, confidence_of
 from matchcut.tracking.instances import confident_frames, pieces, split
 from matchcut.tracking.motion import FlowSource, with_motion
@@ -18,7 +19,6 @@ from matchcut.tracking.tracker import Tracker
 from matchcut.video.flow import write_flow
 from matchcut.video.reader import Video
 from matchcut.video.writer import write_png
-from matchcut.weights.specs import AUTOMATIC
 from matchcut.weights.store import load_model
 
 SIZE, COUNT = (96, 128), 8

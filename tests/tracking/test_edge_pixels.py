@@ -5,13 +5,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from matchcut.tracking.edge_pixels import EdgePixels, learn
+from matchcut.tracking.enlarging import shrink
+from matchcut.tracking.soft_masks import to_labels
 
 import matchcut
 from matchcut.masks import read_mask
 from matchcut.metrics import jaccard
-from matchcut.tracking.edge_pixels import EdgePixels, learn
-from matchcut.tracking.enlarging import shrink
-from matchcut.tracking.soft_masks import to_labels
 from matchcut.tracking.timeline import Timeline
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -10,7 +10,7 @@ import torch
 from scenes import ColourModel, film, low, right
 
 from matchcut import Timeline, Tracker, Video, load_model
-from matchcut.tracking.placement import side_by_side
+from matchcut.tracking.device import side_by_side
 
 COUNT = 12
 CPU = torch.device("cpu")

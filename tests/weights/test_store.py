@@ -14,14 +14,15 @@ from safetensors.torch import save_file
 
 from matchcut.errors import ModelError
 from matchcut.models.backbones import Backbone
+from matchcut.models.catalogue import DEFAULT_MODEL, MODELS
 from matchcut.models.label_propagation import PRESETS, LabelPropagation
 from matchcut.models.mask_vos import MaskVOS
-from matchcut.models.mask_vos_form import FORMS, MaskVOSForm, MaskVOSSettings
+from matchcut.models.mask_vos.form import FORMS, MaskVOSForm, MaskVOSSettings
 from matchcut.models.raft import Raft
 from matchcut.training.flips import mean_over_flips
 from matchcut.video.reader import Video
 from matchcut.weights import store
-from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS, PropagationModel
+from matchcut.weights.records import WEIGHTS
 from matchcut.weights.store import list_models, load_model, model_of, packaged_backbone, packaged_file
 
 SPEC = WEIGHTS["efficientnet-lite0-imagenet"]
