@@ -53,13 +53,13 @@ def forwarded(options: argparse.Namespace) -> list[str]:
 def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
     import torch
-    from matchcut.tracking.soft_masks import to_labels
     from torchvision.models.optical_flow import raft_small
 
     import matchcut
     from matchcut.masks import write_mask
     from matchcut.models.raft import Raft
     from matchcut.models.transport_net import TransportNetSettings, build_transport_net
+    from matchcut.refinement import guided
     from matchcut.tracking.automatic import FlowSource, Segmenter, with_motion
     from matchcut.tracking.timeline import Timeline
 
@@ -76,8 +76,8 @@ def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
         times: list[float] = []
         if row == "serial":
             for index, one in with_motion(segmenter._resized(video.frames()), video.frame_name, flow):
-                soft = segmenter._probability(one)
-                labels = to_labels(np.stack([1 - soft, soft]), [1], video.size, "guided", frame=one.frame)
+                soft = segmenter._probability(index, "", one)
+                labels, _ = guided(np.stack([1 - soft, soft]), [1], one.frame)
                 write_mask(Path(folder) / f"{index:05d}.png", labels)
                 times.append(time.perf_counter())
         else:

@@ -29,7 +29,8 @@ class Annotated(NamedTuple):
 class Segmented:
     """A frame that was matched: its masks, yet to be shown and refined. Either may be done in another thread."""
 
-    propagation: "Propagation"
+    model: GuidedModel
+    ids: list[int]
     index: int
     _masks: Tensor
     _shown: Callable[[], Tensor] | None
@@ -44,24 +45,23 @@ class Segmented:
     def masks(self) -> NDArray[np.float32]:
         """The soft masks that are remembered (1 + N, h, w)."""
         masks: NDArray[np.float32] = self._masks[0].float().cpu().numpy()
-        check_finite(self.propagation.model, masks, f"segment, frame {self.index}")
+        check_finite(self.model, masks, f"segment, frame {self.index}")
         return masks
 
     def soft(self) -> NDArray[np.float32]:
         """The soft masks to be shown (1 + N, h, w). To be called once."""
-        model, where = self.propagation.model, f"segment, frame {self.index}"
+        where = f"segment, frame {self.index}"
         with torch.inference_mode():
             soft = self._masks if self._shown is None else self._shown()
-            check_soft(model, soft, 1 + len(self.propagation.ids), where)
+            check_soft(self.model, soft, 1 + len(self.ids), where)
             shown: NDArray[np.float32] = soft[0].float().cpu().numpy()
-        check_finite(model, shown, where)
+        check_finite(self.model, shown, where)
         return shown
 
     def refine(self, soft: NDArray[np.float32], image: Pixels) -> Refined:
         """The label map of the frame (H, W) and how sure each object is, from what `soft` gave."""
-        model = self.propagation.model
-        found = model.refine(soft, self.propagation.ids, image)
-        check_refined(model, found, image.shape[:2])
+        found = self.model.refine(soft, self.ids, image)
+        check_refined(self.model, found, image.shape[:2])
         return found
 
 
@@ -112,7 +112,7 @@ class Propagation:
             check_remembered(self.model, kept, 1 + len(self.ids))
         self.state = found.state
         self._keep([*self._slots(index + self.step), Slot(index, False)])
-        return Segmented(self, index, found.masks, found.shown)
+        return Segmented(self.model, self.ids, index, found.masks, found.shown)
 
     def start_with(self, features: Any, soft: Tensor) -> None:
         """Remember soft maps (1, 1 + N, H, W) as those of the anchor, in place of a label map."""

@@ -194,7 +194,7 @@ class Timeline:
 
     def plan(self, annotations: Annotations | None = None) -> list[tuple[Segment, Provenance]]:
         """The segments by which the frames that are not wholly annotated are filled, in order, and the provenance of
-        their masks; with nothing annotated one segment, frame by frame.
+        their masks; with nothing annotated one segment, once a model was named.
 
         Args:
             annotations: those of another moment.
@@ -206,7 +206,7 @@ class Timeline:
                 found = given.segments(self.length, self._forward)
                 plan = [(one, given.provenance(one, self._model)) for one in found]
             else:
-                plan = [(Segment(-1, 1, self.length - 1), Provenance(self._model))]
+                plan = [(Segment(-1, 1, self.length - 1), Provenance(self._model))] if self._model else []
             self._planned = now, plan
         return self._planned[1]
 

@@ -157,6 +157,7 @@ class Tracker:
                 written()
                 if segment.step > 0 and last == segment.last:
                     ended[segment.anchor] = propagation.state
+                del propagation  # one memory at a time
         if checkpoint is not None:
             checkpoint.unlink(missing_ok=True)
 
@@ -212,7 +213,7 @@ class Tracker:
             remembered[index] = Annotated(features, AnnotatedFrame(frame, pixels.copy(), labels, ids))
             slots = reference_frames(index + 1, index, 1, sorted(remembered), self.policy)
             remembered = {one: remembered[one] for one in sorted({slot.frame for slot in slots} & {*remembered})}
-            state = None if propagation is None else propagation.state
+            state, propagation = None if propagation is None else propagation.state, None  # one memory at a time
             propagation = self._propagation(index, 1, remembered, ids, state)
             yield index, labels.copy()
         _check_in_time(annotations, taken, index + 1, ended=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from matchcut.tracking.edge_pixels import EdgePixels, learn
-from matchcut.tracking.enlarging import shrink
-from matchcut.tracking.soft_masks import to_labels
 
 import matchcut
 from matchcut.masks import read_mask
 from matchcut.metrics import jaccard
+from matchcut.refinement import guided
+from matchcut.refinement.edge_classifier import EdgeClassifier, learn
+from matchcut.refinement.upsampling import shrink
 from matchcut.tracking.timeline import Timeline
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -41,7 +41,7 @@ def blunt(truth: np.ndarray) -> np.ndarray:
     return np.stack([1 - inside, inside]).astype(np.float32)
 
 
-def learned() -> EdgePixels:
+def learned() -> EdgeClassifier:
     found = learn([scene()], [3], GRID)
     assert found is not None
     return found
@@ -49,12 +49,12 @@ def learned() -> EdgePixels:
 
 def test_what_cells_see_badly_is_told_by_its_pixels() -> None:
     frame, truth = scene(1)
-    soft, how = blunt(truth), {"enlarge": "guided", "frame": frame}
-    without = to_labels(soft, [3], truth.shape, **how)
-    found = to_labels(soft, [3], truth.shape, **how, pixels=learned(), weight=1.0)
+    soft = blunt(truth)
+    without, _ = guided(soft, [3], frame)
+    found, _ = guided(soft, [3], frame, edges=learned(), weight=1.0)
     assert set(np.unique(found)) == {0, 3}
     assert 1 - jaccard(found == 3, truth == 3) < 0.6 * (1 - jaccard(without == 3, truth == 3))
-    np.testing.assert_array_equal(without, to_labels(soft, [3], truth.shape, **how, pixels=learned(), weight=0.0))
+    np.testing.assert_array_equal(without, guided(soft, [3], frame, edges=learned(), weight=0.0)[0])
 
 
 def test_what_is_sure_stays_and_so_does_what_is_far_from_all_that_was_found() -> None:
@@ -105,7 +105,7 @@ def test_small_objects_and_small_frames_are_learned_from_too() -> None:
         soft = np.zeros((2, height // 4, width // 4), np.float32)
         soft[1, 1, 1] = 0.6
         soft[0] = 1 - soft[1]
-        shown = to_labels(soft, [1], labels.shape, "guided", frame=frame, pixels=found, weight=0.25)
+        shown, _ = guided(soft, [1], frame, edges=found, weight=0.25)
         assert shown.shape == labels.shape and set(np.unique(shown)) <= {0, 1}
 
 
