@@ -1,7 +1,6 @@
 """A video segmented with no prompt: motion across frames, cuts, stillness, flow from disk, and runs that go on."""
 
 from contextlib import nullcontext
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -253,17 +252,6 @@ def test_flow_that_was_missing_is_still_named_after_an_interruption(tmp_path, of
         with pytest.raises(KeyboardInterrupt) if progress else nullcontext():
             segmenter.fill(timeline, progress, tmp_path / "checkpoint")
     assert timeline.noted("flow") == [0, 1]
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_full_disk_is_told_in_a_line(tmp_path, often):
-    (tmp_path / "masks").mkdir()
-    walk(tmp_path / "v", 4)
-    timeline = Timeline(Video(tmp_path / "v"), tmp_path / "masks", correctable=False)
-
-    (tmp_path / "full").symlink_to("/dev/full")
-    with pytest.raises(OutputError, match=r"no space left on the device while writing .*full"):
-        Segmenter(Saturation(), device="cpu").fill(timeline, checkpoint=tmp_path / "full")
 
 
 def test_an_interrupted_run_goes_on_with_the_same_masks(tmp_path, often):
