@@ -154,9 +154,7 @@ def test_a_mask_file(track, inputs, tmp_path, precision):
     assert record["input"] == str(inputs / "walk.mkv") and record["size"] == list(SIZE)
     assert record["frames"] == COUNT and record["frame_rate"] == 25 and record["objects"] == [1, 2]
     assert (
-        record["model"] == "mask-vos"
-        and record["weights"] == "mask_vos_small.safetensors"
-        and len(record["weights_sha256"]) == 64
+        record["model"] == "mask-vos" and record["weights"] == "mask-vos-small" and len(record["weights_sha256"]) == 64
     )
     assert record["working_size"] == 48 and record["device"] == "cpu"
     assert record["precision"] == precision
