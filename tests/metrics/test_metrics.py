@@ -21,11 +21,8 @@ from matchcut.metrics import (
     jaccard,
     jaccard_pairs,
     jaccard_per_object,
-    mean_per_frame,
-    mean_per_object,
     mean_recall_decay,
 )
-from matchcut.metrics.boundary import _dilate, _pack, _steps
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 EXPECTED, DATA = SHARED / "expected", SHARED / "data"
@@ -107,19 +104,17 @@ def test_jaccard_of_empty_masks():
 def test_jaccard_per_object_is_jaccard_of_each(pair, ids):
     truth, prediction = pair
     expected = [jaccard(truth == i, prediction == i) for i in ids]
-    for dtype in (np.uint8, np.uint16, np.int64):
-        np.testing.assert_array_equal(jaccard_per_object(truth.astype(dtype), prediction, ids), expected)
+    np.testing.assert_array_equal(jaccard_per_object(truth, prediction, ids), expected)
     np.testing.assert_array_equal(jaccard_per_object(truth.T, prediction.T, ids), expected)
 
 
 def test_jaccard_per_object_corner_cases():
-    labels = np.array([[0, 255, 700]], np.uint16)
-    np.testing.assert_array_equal(jaccard_per_object(labels, labels, [700, 5]), [1, 1])
-    np.testing.assert_array_equal(jaccard_per_object(labels, np.zeros_like(labels), [700, 65535]), [0, 1])
-    for empty in (labels, labels.astype(np.uint8)):
-        assert jaccard_per_object(empty, empty, []).shape == (0,)
+    labels = np.array([[0, 255, 70]], np.uint8)
+    np.testing.assert_array_equal(jaccard_per_object(labels, labels, [70, 5]), [1, 1])
+    np.testing.assert_array_equal(jaccard_per_object(labels, np.zeros_like(labels), [70, 254]), [0, 1])
+    assert jaccard_per_object(labels, labels, []).shape == (0,)
     void = np.full((1, 3), 255, np.uint8)
-    np.testing.assert_array_equal(jaccard_per_object(void, void, [1, 300]), [1, 1])
+    np.testing.assert_array_equal(jaccard_per_object(void, void, [1]), [1])
 
 
 def test_jaccard_per_object_of_a_huge_map():
@@ -149,7 +144,7 @@ def test_boundary_f_is_the_slow_one(pair, tolerance):
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("shape", [(60, 130), (130, 57), (40, 64), (37, 193)])
-def test_boundary_f_over_several_words(seed, shape):
+def test_boundary_f_of_several_sizes(seed, shape):
     pair = blobs(seed, shape, sigma=1.5 + seed)
     for tolerance in (0.008, 0.03, 0.08):
         assert boundary_f(*pair, tolerance) == pytest.approx(slow_f(*pair, tolerance), abs=1e-12)
@@ -167,29 +162,23 @@ def test_boundary_f_of_small_objects_anywhere():
 
 
 @pytest.mark.parametrize("radius", [*range(20), 31, 64, 70, 150])
-def test_dilate_is_the_disc(radius):
-    """Points at the four corners and the middle; the second map is the first one mirrored, and does not touch it."""
-    points = np.zeros((75, 140), np.uint8)
-    points[[0, 0, 74, 37], [0, 139, 0, 71]] = 1
-    bits = _dilate(_pack([points, points[:, ::-1]], radius), radius)
-    grown = np.unpackbits(bits.astype("<u8").view(np.uint8), axis=2, bitorder="little")[:, :75, :140]
-    # "Is a point near" by the squared distance to every point, in integers
-    y, x = np.mgrid[:75, :140]
-    for map_, got in zip((points, points[:, ::-1]), grown, strict=True):
-        near = np.zeros(map_.shape, bool)
-        for py, px in np.argwhere(map_):
+def test_near_is_within_the_disc(radius):
+    """One pixel at a corner or in the middle against every place around it: near by the squared distance."""
+    shape = (75, 140)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    tolerance = (radius - 0.5) / math.hypot(*shape) if radius else 0.0
+    if tolerance >= 1:
+        pytest.skip("larger than the frame")
+    for place in ((20, 30), (37, 71), (73, 138)):
+        point, everything = np.zeros(shape, bool), (x + y) % 2 == 0
+        point[place] = True
+        edges, around = np.argwhere(slow_boundary(point)), slow_boundary(everything)
+        near = np.zeros(shape, bool)
+        for py, px in edges:
             near |= (y - py) ** 2 + (x - px) ** 2 <= radius * radius
-        np.testing.assert_array_equal(got.astype(bool), near)
-
-
-@pytest.mark.parametrize("reach", [0, 1, 2, 3, 4, 12, 13, 62, 63, 64, 65, 200, 1000])
-def test_steps_leave_no_gap(reach):
-    """Going one way only: a way that turned round could leave the array and be lost."""
-    covered = {0}
-    for step in _steps(reach):
-        assert 1 <= step <= 63
-        covered |= {place + step for place in covered}
-    assert covered == set(range(reach + 1))
+        precision, recall = near[around].mean(), 1.0
+        expected = 2 * precision * recall / (precision + recall)
+        assert boundary_f(point, everything, tolerance) == pytest.approx(expected, abs=1e-12)
 
 
 def test_boundary_f_of_empty_masks():
@@ -227,7 +216,7 @@ def test_pairs_are_each_pair_alone(pair, truth_ids, prediction_ids, tolerance):
 
 
 @pytest.mark.parametrize("shape", [(60, 130), (37, 193)])
-def test_pairs_over_several_words(shape):
+def test_pairs_of_several_sizes(shape):
     rng = np.random.default_rng(0)
     maps = [
         np.argmax([scipy.ndimage.gaussian_filter(rng.standard_normal(shape), 4) for _ in range(5)], 0) for _ in range(2)
@@ -248,15 +237,17 @@ def test_pairs_of_objects_anywhere():
 
 def test_pairs_refusals():
     labels = np.zeros((4, 5), np.uint8)
-    for measure in (jaccard_pairs, boundary_f_pairs):
+    for measure in (jaccard_pairs, boundary_f_pairs, lambda a, b, ids, _: jaccard_per_object(a, b, ids)):
         for wrong in (np.zeros((5, 4), np.uint8), np.zeros((4, 5), np.int64), labels[None], labels[:0]):
             for pair in ((labels, wrong), (wrong, labels)):
                 with pytest.raises(ShapeError):
                     measure(*pair, [1], [1])
         for ids in ([0], [256], [-1]):
-            for both in ((ids, [1]), ([1], ids)):
-                with pytest.raises(ShapeError, match="ids"):
-                    measure(labels, labels, *both)
+            with pytest.raises(ShapeError, match="ids"):
+                measure(labels, labels, ids, [1])
+    for measure in (jaccard_pairs, boundary_f_pairs):
+        with pytest.raises(ShapeError, match="ids"):
+            measure(labels, labels, [1], [0])
     with pytest.raises(ShapeError, match="tolerance"):
         boundary_f_pairs(labels, labels, [1], [1], 1.0)
 
@@ -308,23 +299,6 @@ def test_refusals():
     for tolerance in (-0.1, 1, 8, math.nan):
         with pytest.raises(ShapeError, match="tolerance"):
             boundary_f(mask, mask, tolerance)
-    labels = np.zeros((4, 5), np.int32)
-    for wrong in (
-        np.zeros((5, 4), np.int32),
-        mask,
-        np.zeros((4, 5)),
-        labels - 1,
-        labels + 65536,
-        labels[None],
-        labels[:0],
-    ):
-        with pytest.raises(ShapeError):
-            jaccard_per_object(labels, wrong, [1])
-        with pytest.raises(ShapeError):
-            jaccard_per_object(wrong, labels, [1])
-    for ids in ([1, 1], [0], [-1], [65536]):
-        with pytest.raises(ShapeError, match="ids"):
-            jaccard_per_object(labels, labels, ids)
 
 
 # Statistics
@@ -364,32 +338,6 @@ def test_recall_is_strict_and_counts_frames_without_a_value():
     assert mean_recall_decay([0.5, 0.5000001, 1.0, 0.0]).recall == 0.5
     assert mean_recall_decay([math.nan, 1.0])[:2] == (1.0, 0.5)
     assert mean_recall_decay([0.7]) == (0.7, 1.0, 0.0)
-
-
-@given(st.data())
-def test_means_over_frames_and_objects_are_the_slow_ones(data):
-    shape = data.draw(st.tuples(st.integers(0, 5), st.integers(0, 4)))
-    present = data.draw(hnp.arrays(np.bool_, shape))
-    values = np.where(present, data.draw(hnp.arrays(np.float64, shape, elements=st.floats(0, 1))), np.nan)
-    frames = [[values[t, k] for k in range(shape[1]) if present[t, k]] for t in range(shape[0])]
-    objects = [[values[t, k] for t in range(shape[0]) if present[t, k]] for k in range(shape[1])]
-    np.testing.assert_allclose(mean_per_frame(values, present), [sum(j) / len(j) for j in frames if j], atol=1e-12)
-    np.testing.assert_allclose(mean_per_object(values, present), [sum(j) / len(j) for j in objects if j], atol=1e-12)
-
-
-def test_the_two_means_differ():
-    """One object in both frames, one in the last alone: each mean weighs them in its own way."""
-    values, present = np.array([[1.0, 0.7], [0.5, 0.0]]), np.array([[True, False], [True, True]])
-    np.testing.assert_array_equal(mean_per_frame(values, present), [1.0, 0.25])
-    np.testing.assert_array_equal(mean_per_object(values, present), [0.75, 0.0])
-
-
-def test_means_refusals():
-    values = np.zeros((3, 2))
-    for wrong in ((values, np.zeros((2, 3), bool)), (values, np.zeros((3, 2))), (values[0], np.zeros(2, bool))):
-        for measure in (mean_per_frame, mean_per_object):
-            with pytest.raises(ShapeError):
-                measure(*wrong)
 
 
 def test_statistics_refusals():

@@ -26,9 +26,6 @@ def score(
     missing: Annotated[str, typer.Option(help='"error", or "empty": a missing prediction counts as empty.')] = "error",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for CSVs, report.json and plots.")] = None,
     compare: Annotated[Path | None, typer.Option(help="OUT of another run, to be put beside this one.")] = None,
-    processes: Annotated[
-        int | None, typer.Option(help="By default one a core, where they can be forked.", min=1)
-    ] = None,
     reference_fault: Annotated[
         bool, typer.Option("--reference-fault", help="Decay as the reference code has it beyond 256 frames.")
     ] = False,
@@ -45,7 +42,7 @@ def score(
         within = [place for place in (masks / "masks", masks / "Annotations") if place.is_dir()]
         read = [root, *(within or [masks])]
         check_report_folder(out, overwrite=overwrite, compare=compare, inputs=read)
-    wanted: Any = {"split": split, "missing": missing, "processes": processes, "reference_fault": reference_fault}
+    wanted: Any = {"split": split, "missing": missing, "reference_fault": reference_fault}
     result = run_score(benchmark, root, masks, sequences=_names(sequences, more), **wanted)
     if compare is None:
         _report(result, out)

@@ -6,7 +6,7 @@ from matchcut.metrics.points import Pck, joint_distances, joint_positions, pck
 from matchcut.metrics.region import jaccard, jaccard_pairs, jaccard_per_object
 from matchcut.metrics.saliency import Saliency, mean_saliency, saliency
 from matchcut.metrics.semantic import confusion_matrix, iou_per_class, mean_iou
-from matchcut.metrics.statistics import Statistics, mean_per_frame, mean_per_object, mean_recall_decay
+from matchcut.metrics.statistics import Statistics, mean_recall_decay
 
 __all__ = [
     "MAX_PROPOSALS",
@@ -26,8 +26,6 @@ __all__ = [
     "joint_distances",
     "joint_positions",
     "mean_iou",
-    "mean_per_frame",
-    "mean_per_object",
     "mean_recall_decay",
     "mean_saliency",
     "pck",

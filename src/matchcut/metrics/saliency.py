@@ -35,50 +35,32 @@ class Saliency(NamedTuple):
         return float(self.f.max())
 
 
-def saliency(
-    truth: npt.NDArray[np.bool_],
-    prediction: npt.NDArray[np.uint8],
-    ignore: npt.NDArray[np.bool_] | None = None,
-    stretch: bool = False,
-) -> Saliency:
+def saliency(truth: npt.NDArray[np.bool_], prediction: npt.NDArray[np.uint8]) -> Saliency:
     """Scores of one frame, from one histogram.
 
     As in the evaluation codes, precision, recall and F are 0 where no pixel is both predicted and true. So precision
     is 0 where nothing is predicted, and recall is 0 where nothing is true: a frame without an object counts as 0 in
-    the mean over frames, whatever was predicted.
+    the mean over frames, whatever was predicted. The values are taken as they are; both evaluation codes first stretch
+    each map to the full range.
 
     Args:
         truth: boolean (H, W).
         prediction: uint8 (H, W), the same size: S x 255.
-        ignore: boolean (H, W), the pixels to leave out (void); none by default.
-        stretch: first stretch the map's values, those of the pixels that count, to the full range, as both evaluation
-            codes do. A map of one value stays as it is.
 
     Returns:
         MAE, and the curves of precision, recall and F.
 
     Raises:
-        ShapeError: the maps are not of these types and one size, or no pixel is left.
+        ShapeError: the maps are not of these types and one size.
     """
     if prediction.dtype != np.uint8:
         raise ShapeError(f"prediction: expected uint8 (H, W), got {prediction.dtype} {prediction.shape}")
     rows: npt.NDArray[np.uint8] = (as_bytes(truth, prediction.view(np.bool_))[0] != 0).view(np.uint8)
-    if ignore is not None:
-        rows = np.where(as_bytes(truth, ignore)[1] != 0, np.uint8(2), rows)
     counts = byte_histogram(rows, prediction, limit=2)  # (background and object, value)
-    total = counts.sum()
-    if total == 0:
-        raise ShapeError("every pixel is ignored: there is nothing to score")
-
     values = np.arange(256) / 255
-    low, high = np.flatnonzero(counts.any(0))[[0, -1]] / 255
-    if stretch and low < high:
-        values = ((values - low) / (high - low)).clip(0, 1)
-    mae = (counts[0] @ values + counts[1] @ (1 - values)) / total
+    mae = (counts[0] @ values + counts[1] @ (1 - values)) / counts.sum()
 
-    level = (values * 255).astype(np.intp)  # truncated, as in the evaluation codes; 0 to 255 where nothing is stretched
-    at_level = np.stack([np.bincount(level, row, 256) for row in counts])
-    above = at_level[:, ::-1].cumsum(1)[:, ::-1]  # pixels of background and object with S >= t
+    above = counts[:, ::-1].cumsum(1)[:, ::-1]  # pixels of background and object with S >= t
     precision = above[1] / np.maximum(above.sum(0), 1)
     recall = above[1] / max(counts[1].sum(), 1)
     below = BETA_SQUARED * precision + recall

@@ -1,8 +1,7 @@
-"""Means over the frames and objects of a sequence: DAVIS's mean, recall and decay, and SegTrack v2's two mIoUs.
+"""Mean, recall and decay of one object's scores over the frames of a sequence, as DAVIS counts them.
 
-Sources: Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", CVPR 2016,
-section 4.2, with the bin edges of `db_statistics` in davisvideochallenge/davis2017-evaluation; Zeng et al., "DMM-Net",
-ICCV 2019, section 4.1, for SegTrack v2.
+Source: Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", CVPR 2016,
+section 4.2, with the bin edges of `db_statistics` in davisvideochallenge/davis2017-evaluation.
 """
 
 from collections.abc import Sequence
@@ -50,34 +49,6 @@ def mean_recall_decay(values: Sequence[float] | npt.NDArray[np.floating], refere
         edges = [edge % 256 for edge in edges]
     first, last = scores[edges[0] : edges[1] + 1], scores[edges[3] : edges[4] + 1]
     return Statistics(_nanmean(scores), float(np.mean(scores > 0.5)), _nanmean(first) - _nanmean(last))
-
-
-def mean_per_frame(values: npt.NDArray[np.floating], present: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """J of each frame, the mean over its objects; the mean of these over all videos' frames is SegTrack v2's mIoU*.
-
-    Args:
-        values: (T, K), J of K objects in T frames; any value, NaN too, where an object is not present.
-        present: boolean (T, K), whether the object is in the frame's truth.
-
-    Returns:
-        float64, one a frame that holds an object, in order; other frames are left out.
-
-    Raises:
-        ShapeError: the arrays are not (T, K) and boolean (T, K).
-    """
-    if values.ndim != 2 or present.shape != values.shape or present.dtype != np.bool_:
-        raise ShapeError(f"expected (T, K), boolean (T, K), got {values.shape}, {present.dtype} {present.shape}")
-    count = present.sum(1)
-    total = np.where(present, values, 0).sum(1, dtype=np.float64)
-    return np.asarray(total[count > 0] / count[count > 0])
-
-
-def mean_per_object(values: npt.NDArray[np.floating], present: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """J of each object, the mean over the frames it is in; their mean over all videos' objects is SegTrack v2's mIoU+.
-
-    Takes and raises what `mean_per_frame` does, and answers one value an object that is in any frame, in order.
-    """
-    return mean_per_frame(values.T, present.T)
 
 
 def _nanmean(values: npt.NDArray[np.float64]) -> float:
