@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 
 from matchcut.errors import MaskError, ShapeError
 
+Frame = NDArray[np.uint8]
+"""A frame: RGB, uint8 (H, W, 3)."""
 LabelMap = NDArray[np.uint8]
+"""A label map: uint8 (H, W); 0 is background, 1 to 254 are objects, 255 is ignored."""
 BACKGROUND = 0
 IGNORE = 255
 MAX_OBJECTS = 254

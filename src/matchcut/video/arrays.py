@@ -1,15 +1,12 @@
 """Frames that are arrays in memory already, or mapped from a file."""
 
-from collections.abc import Iterator
-from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from matchcut.errors import VideoError
-
-Frame = np.ndarray[Any, np.dtype[np.uint8]]
+from matchcut.masks import Frame
+from matchcut.video.frames import Frames
 
 EXPECTED = "expected RGB frames (H, W, 3) uint8, or all of them as (T, H, W, 3)"
 
@@ -68,10 +65,8 @@ def _hint(array: np.ndarray[Any, Any]) -> str:
     return ""
 
 
-class ArrayFrames:
+class ArrayFrames(Frames):
     """An array or tensor (T, H, W, 3) or (T, 3, H, W) uint8, or a sequence of frames (`as_frame`), by index."""
-
-    frame_rate = Fraction(24)
 
     def __init__(self, frames: Any) -> None:
         """Check every frame's shape and type.
@@ -96,28 +91,9 @@ class ArrayFrames:
                     f"{width}x{height}; bring them to one size"
                 )
 
-    def check(self, last: int) -> None:
-        """Nothing to check: every frame is there."""
-
-    def name(self, index: int) -> str:
-        """The frame's number, 5 digits."""
-        return f"{index:05d}"
-
-    def file(self, index: int) -> Path | None:
-        """None: it is in memory."""
-        return None
-
     def get(self, index: int) -> Frame:
         """A copy of one frame, so that drawing on it leaves the user's own as it is."""
         return np.array(self._checked(index), order="C")
-
-    def read(self, indices: range) -> Iterator[Frame]:
-        """The frames of `indices` in turn."""
-        for index in indices:
-            yield self.get(index)
-
-    def close(self) -> None:
-        """Nothing is open."""
 
     def _checked(self, index: int) -> Frame:
         return as_frame(self.frames[index], f"frame {index}")

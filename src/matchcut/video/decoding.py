@@ -9,8 +9,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from matchcut.errors import TruncatedVideoError, VideoError
-
-Frame = np.ndarray[Any, np.dtype[np.uint8]]
+from matchcut.masks import Frame
 
 NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg draws any text file as a video of a terminal
 PICTURES = {"mjpeg", "png", "bmp", "gif"}  # codecs whose frames are whole pictures

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from matchcut.errors import VideoError
 from matchcut.files import atomic_path
+from matchcut.masks import Frame
 from matchcut.video.images import read_image
 
-Frame = NDArray[np.uint8]
 Flow = NDArray[np.float32]
 
 FILES = (".flo", ".npz", ".npy", ".png")

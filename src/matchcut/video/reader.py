@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from matchcut.errors import VideoError
-from matchcut.video.sources import Frames, is_stream, open_frames, source_of, stream_name
+from matchcut.masks import Frame
+from matchcut.video.frames import Frames
+from matchcut.video.sources import is_stream, open_frames, source_of, stream_name
 
 if TYPE_CHECKING:
     from matchcut.video.recording import Recording
 
-Frame = np.ndarray[Any, np.dtype[np.uint8]]
-"""RGB, uint8, (H, W, 3)."""
 STAMPED = 1 << 16
 """Bytes at each end of a file by which it is known."""
 
