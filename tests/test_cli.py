@@ -19,12 +19,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_masks
 
 from matchcut import cli, files
 from matchcut.cli import shared as cli_shared
 from matchcut.errors import OutputError
 from matchcut.manifest import MANIFEST
-from matchcut.masks import davis_palette, decode_rle, read_mask, write_mask
+from matchcut.masks import davis_palette, read_mask, write_mask
 from matchcut.tracking.timeline import Timeline
 from matchcut.video.reader import Video
 
@@ -190,7 +191,7 @@ def test_everything_it_can_write(track, inputs, tmp_path):
         inner = cut[..., 3] == 255
         np.testing.assert_array_equal(cut[inner][:, :3], picture(index)[0][inner])
         for one in (one for one in coco["annotations"] if one["image_id"] == index + 1):
-            mask = decode_rle(one["segmentation"])
+            mask = coco_masks.decode(one["segmentation"]) > 0
             np.testing.assert_array_equal(mask, labels == one["track_id"])
             x, y, width, height = one["bbox"]
             assert mask[y : y + height, x : x + width].sum() == mask.sum() == one["area"]
