@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from matchcut.disk import check_apart, flush, is_plain_name, make_folder, output_error, remove_empty, sync
 from matchcut.errors import OutputError
@@ -207,42 +207,42 @@ def noted_in(folder: Path) -> Iterator[Manifest]:
             _open[place] = before
 
 
+class RunOptions(TypedDict, total=False):
+    """What may be said of the folder of a run, for `run_folder` and `check_run`; `overwrite` and `resume` are False."""
+
+    inputs: Iterable[Path]
+    """Files and folders that are read."""
+    overwrite: bool
+    """Remove what earlier runs wrote, and nothing else."""
+    resume: bool
+    """Go on with what is there."""
+    goes_on: bool
+    """Whether `resume` can be advised, which is so unless said."""
+    ruined: Collection[Path]
+    """Damaged files of an earlier run (see `Manifest.ruined`), which are removed."""
+
+
 @contextmanager
-def run_folder(
-    folder: Path,
-    kind: str,
-    names: Iterable[str] = (),
-    *,
-    inputs: Iterable[Path] = (),
-    overwrite: bool = False,
-    resume: bool = False,
-    goes_on: bool = True,
-    ruined: Iterable[Path] = (),
-) -> Iterator[Manifest]:
+def run_folder(folder: Path, kind: str, names: Iterable[str] = (), **options: Unpack[RunOptions]) -> Iterator[Manifest]:
     """The folder of a run, made if it is not there; what is written into it meanwhile is noted.
 
     Args:
         kind: of the run; a folder with one of another kind is not taken.
         names: the paths in it that will be written, as far as they are known.
-        inputs: files and folders that are read.
-        overwrite: remove what earlier runs wrote, and nothing else.
-        resume: go on with what is there.
-        goes_on: whether `resume` can be advised.
-        ruined: damaged files of an earlier run (see `Manifest.ruined`), which are removed.
+        options: see `RunOptions`.
 
     Raises:
         OutputError: it is a file, cannot be written to, holds something and neither `overwrite` nor `resume` is set; an
             output lies on an input; or a file of the user's is where one would be written, or removed. Nothing was
             changed then.
     """
-    new, ruined = not folder.exists(), set(ruined)
-    how: Any = {"overwrite": overwrite, "resume": resume, "goes_on": goes_on}
-    manifest = check_run(folder, kind, names, inputs=inputs, ruined=ruined, **how)
+    new = not folder.exists()
+    manifest = check_run(folder, kind, names, **options)
     make_folder(folder)
     manifest.remove_unfinished()
-    for one in ruined:
+    for one in options.get("ruined", ()):
         one.unlink(missing_ok=True)
-    if overwrite and not resume:
+    if options.get("overwrite") and not options.get("resume"):
         manifest.remove()
         manifest.forget()
     try:
@@ -259,26 +259,17 @@ def run_folder(
             flush(place)
 
 
-def check_run(
-    folder: Path,
-    kind: str,
-    names: Iterable[str] = (),
-    *,
-    inputs: Iterable[Path] = (),
-    overwrite: bool = False,
-    resume: bool = False,
-    goes_on: bool = True,
-    ruined: Collection[Path] = (),
-) -> Manifest:
+def check_run(folder: Path, kind: str, names: Iterable[str] = (), **options: Unpack[RunOptions]) -> Manifest:
     """Whether a folder can be that of a run; its list. Nothing is changed. See `run_folder`.
 
     Raises:
         OutputError: it cannot.
     """
-    entries = Manifest(folder).entries()
-    old = entries if overwrite and not resume else ()
-    outputs = [folder / name for name in (*names, *old)]
-    check_apart(outputs, inputs)
+    overwrite, resume = options.get("overwrite", False), options.get("resume", False)
+    entries, ruined = Manifest(folder).entries(), set(options.get("ruined", ()))
+    outputs = [folder / name for name in (*names, *(entries if overwrite and not resume else ()))]
+    check_apart(outputs, options.get("inputs", ()))
+    goes_on = options.get("goes_on", True)
     manifest = check_folder(folder, kind, overwrite=overwrite, resume=resume, goes_on=goes_on)
     for place in {one.parent for one in outputs}:
         if not place.resolve().is_relative_to(folder.resolve()):
