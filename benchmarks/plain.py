@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import matchcut
 from matchcut.masks import object_ids, one_hot
 from matchcut.matching import affinity
-from matchcut.tracking.placement import pick_device
+from matchcut.tracking.device import pick_device
 from matchcut.tracking.timeline import Timeline
 
 CONTEXT, TOP_K, TEMPERATURE, RADIUS = 7, 10, 0.07, 12

@@ -37,7 +37,7 @@ from matchcut.metrics import boundary_f, jaccard
 from matchcut.models.label_propagation import PRESETS
 from matchcut.reproduce.mask_vos import ROUNDS
 from matchcut.tracking.timeline import Timeline
-from matchcut.weights.specs import WEIGHTS
+from matchcut.weights.records import WEIGHTS
 from matchcut.weights.store import packaged_file
 from plain import Plain
 

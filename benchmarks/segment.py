@@ -59,8 +59,8 @@ def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
     from matchcut.masks import write_mask
     from matchcut.models.raft import Raft
     from matchcut.models.transport_net import TransportNetSettings, build_transport_net
+    from matchcut.refinement import guided
     from matchcut.tracking.automatic import FlowSource, Segmenter, with_motion
-    from matchcut.tracking.soft_masks import to_labels
     from matchcut.tracking.timeline import Timeline
 
     network: Any = matchcut.load_model("transport-net")
@@ -76,8 +76,8 @@ def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
         times: list[float] = []
         if row == "serial":
             for index, one in with_motion(segmenter._resized(video.frames()), video.frame_name, flow):
-                soft = segmenter._probability(one)
-                labels = to_labels(np.stack([1 - soft, soft]), [1], video.size, "guided", frame=one.frame)
+                soft = segmenter._probability(index, "", one)
+                labels, _ = guided(np.stack([1 - soft, soft]), [1], one.frame)
                 write_mask(Path(folder) / f"{index:05d}.png", labels)
                 times.append(time.perf_counter())
         else:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 import matchcut
+from matchcut.refinement import guided
 from matchcut.tracking.automatic import FlowSource, Segmenter, to_image
-from matchcut.tracking.soft_masks import to_labels
 from matchcut.video.overlay import draw_overlay
 
 clip, target, *chosen = sys.argv[1:]
@@ -21,8 +21,8 @@ for index in map(int, chosen):
     frame, small = video[index], segmenter.resize(video[index])
     flow, _ = FlowSource().of("", small, segmenter.resize(video[index + 1]))
     with torch.inference_mode():
-        found = segmenter.model.segment(to_image(small), to_image(flow))[0, 0].numpy()
-    labels = to_labels(np.stack([1 - found, found]), [1], frame.shape[:2], "guided", frame=frame)
+        found = segmenter.model.probability(to_image(small), to_image(flow))[0, 0].numpy()
+    labels, _ = guided(np.stack([1 - found, found]), [1], frame)
     grey = np.repeat((255 * found).astype(np.uint8)[..., None], 3, 2)
     shown = (frame, flow, grey, draw_overlay(frame, labels, ids=False))
     rows.append(np.concatenate([cv2.resize(one, (320, 320 * frame.shape[0] // frame.shape[1])) for one in shown], 1))

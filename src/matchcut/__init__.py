@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "GuidedModel": "matchcut.models.base",
     "MemoryPolicy": "matchcut.models.base",
+    "ModelSpec": "matchcut.models.base",
+    "Prediction": "matchcut.models.base",
     "Timeline": "matchcut.tracking.timeline",
     "Tracker": "matchcut.tracking.tracker",
     "TrainConfig": "matchcut.training.config",
@@ -37,8 +40,11 @@ _HOMES = {
 _MODULES = ("matching", "metrics")
 
 __all__ = [
+    "GuidedModel",
     "MatchcutError",
     "MemoryPolicy",
+    "ModelSpec",
+    "Prediction",
     "Timeline",
     "Tracker",
     "TrainConfig",

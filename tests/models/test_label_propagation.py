@@ -91,17 +91,21 @@ def test_presets_are_the_published_protocols():
     }
 
 
+def masks_of(model, features, memory):
+    return model.segment(features, memory, None, range(1, memory[0].values.shape[1])).masks
+
+
 @pytest.mark.parametrize("preset", PROTOCOLS)
 def test_segment_equals_the_straightforward_version(preset, backbone):
     model, query, memory = LabelPropagation(backbone, preset), keys(0), references()
-    ours, carry = model.segment(query, memory, "anything")
-    assert carry == "anything" and ours.shape == (1, 4, *GRID)
+    ours = masks_of(model, query, memory)
+    assert ours.shape == (1, 4, *GRID)
     torch.testing.assert_close(ours.double(), straightforward(preset, query, memory), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("preset", PROTOCOLS)
 def test_soft_masks_sum_to_one(preset, backbone):
-    ours, _ = LabelPropagation(backbone, preset).segment(keys(0), references())
+    ours = masks_of(LabelPropagation(backbone, preset), keys(0), references())
     torch.testing.assert_close(ours.sum(1), torch.ones(1, *GRID), atol=1e-5, rtol=0)
     assert ours.min() >= 0
 
@@ -109,7 +113,7 @@ def test_soft_masks_sum_to_one(preset, backbone):
 @pytest.mark.parametrize("preset", PROTOCOLS)
 def test_objects_in_one_pass_equal_separate_passes(preset, backbone):
     model, query, memory = LabelPropagation(backbone, preset), keys(0), references(objects=5)
-    together, _ = model.segment(query, memory)
+    together = masks_of(model, query, memory)
     for index in range(5):
         alone = [
             Reference(
@@ -119,13 +123,13 @@ def test_objects_in_one_pass_equal_separate_passes(preset, backbone):
             )
             for one in memory
         ]
-        torch.testing.assert_close(model.segment(query, alone)[0][:, 1], together[:, 1 + index], atol=1e-6, rtol=0)
+        torch.testing.assert_close(masks_of(model, query, alone)[:, 1], together[:, 1 + index], atol=1e-6, rtol=0)
 
 
 def test_no_object_is_background_everywhere(backbone):
     for settings in ("mask-vos", Propagation(near=3)):
         memory = [Reference(one.features, torch.ones(1, 1, *GRID), one.annotated) for one in references()]
-        ours, _ = LabelPropagation(backbone, settings).segment(keys(0), memory)
+        ours = masks_of(LabelPropagation(backbone, settings), keys(0), memory)
         torch.testing.assert_close(ours, torch.ones(1, 1, *GRID))
 
 
@@ -147,8 +151,8 @@ def test_far_from_objects_all_is_background_and_near_them_nothing_changes(backbo
         Reference(keys(2), spot(5, 6), False),
         Reference(keys(3), spot(6, 7), False),
     ]
-    ours, _ = model.segment(keys(0), memory)
-    everywhere, _ = model.with_settings(near=None).segment(keys(0), memory)
+    ours = masks_of(model, keys(0), memory)
+    everywhere = masks_of(model.with_settings(near=None), keys(0), memory)
     close = torch.zeros(GRID, dtype=torch.bool)
     close[0:12, 1:13] = True  # rows 4 to 7 and columns 5 to 8, and 4 further
     torch.testing.assert_close(ours[:, :, close], everywhere[:, :, close], atol=1e-5, rtol=0)
@@ -161,13 +165,13 @@ def test_an_object_that_was_nowhere_is_looked_for_everywhere(strength, backbone)
     model = LabelPropagation(backbone, Propagation(near=2))
     both = torch.cat([spot(5, 6), spot(14, 20, strength)[:, 1:]], 1)
     memory = [Reference(keys(1), soft(1, 2), True), Reference(keys(2), both, False)]
-    ours, _ = model.segment(keys(0), memory)
-    assert torch.equal(ours, model.with_settings(near=None).segment(keys(0), memory)[0])
+    ours = masks_of(model, keys(0), memory)
+    assert torch.equal(ours, masks_of(model.with_settings(near=None), keys(0), memory))
 
 
 def test_with_no_context_all_cells_are_looked_at(backbone):
     model, memory = LabelPropagation(backbone, Propagation(near=2)), references(1)
-    assert torch.equal(model.segment(keys(0), memory)[0], model.with_settings(near=None).segment(keys(0), memory)[0])
+    assert torch.equal(masks_of(model, keys(0), memory), masks_of(model.with_settings(near=None), keys(0), memory))
 
 
 # --- what is remembered
@@ -209,7 +213,7 @@ def test_remember_keeps_no_object(backbone):
 def test_keys_are_unit_vectors_on_the_grid(height, width, backbone):
     with torch.no_grad():
         for grid in (None, 4, 8, 16):
-            features = LabelPropagation(backbone, grid=grid).encode(picture(height, width))
+            features = LabelPropagation(backbone, grid=grid).embed(picture(height, width))
             cell = grid or 8
             assert features.shape == (1, 64 + 128 + 256, -(-height // cell), -(-width // cell))
             norms = features.norm(dim=1)
@@ -217,9 +221,9 @@ def test_keys_are_unit_vectors_on_the_grid(height, width, backbone):
 
 
 def test_cells_divide_the_frames_it_asks_for():
-    assert LabelPropagation(Backbone("resnet18")).multiple == 8
-    assert LabelPropagation(Backbone("resnet18", stride=16), grid=8).multiple == 16
-    assert LabelPropagation(Backbone("vit_small_patch14_dinov2", (-1,)), grid=8).multiple == 56
+    assert LabelPropagation(Backbone("resnet18")).spec.multiple == 8
+    assert LabelPropagation(Backbone("resnet18", stride=16), grid=8).spec.multiple == 16
+    assert LabelPropagation(Backbone("vit_small_patch14_dinov2", (-1,)), grid=8).spec.multiple == 56
 
 
 def test_mix_weighs_the_stages(backbone):
@@ -228,7 +232,7 @@ def test_mix_weighs_the_stages(backbone):
     def similarities(mix):
         model = LabelPropagation(backbone, mix=mix)
         with torch.no_grad():
-            return torch.einsum("bchw,bchw->bhw", model.encode(one), model.encode(other))
+            return torch.einsum("bchw,bchw->bhw", model.embed(one), model.embed(other))
 
     singles = [similarities(tuple(float(i == k) for i in range(3))) for k in range(3)]
     for mix in ((1.0, 1.0, 1.0), (2.0, 1.0, 0.5)):
@@ -241,21 +245,21 @@ def test_mix_weighs_the_stages(backbone):
 def test_the_weight_of_a_single_stage_does_not_matter():
     single = Backbone("resnet18", stages=(2,)).eval()
     with torch.no_grad():
-        plain, weighed = (LabelPropagation(single, mix=mix).encode(picture()) for mix in (None, (2.0,)))
+        plain, weighed = (LabelPropagation(single, mix=mix).embed(picture()) for mix in (None, (2.0,)))
     torch.testing.assert_close(weighed, plain)
 
 
 def test_identical_frames_keep_the_mask():
     model = load_model("label-propagation")
     with torch.no_grad():
-        features = model.encode(picture(144, 192))
+        features = model.embed(picture(144, 192))
         labels = torch.zeros(1, *features.shape[2:], dtype=torch.int64)
         labels[:, 3:9, 4:11] = 1
         labels[:, 10:16, 12:21] = 2
         masks = F.one_hot(labels, 3).permute(0, 3, 1, 2).float()
         memory = [model.remember(features, masks, annotated=True)]
         for _ in range(4):
-            ours, _ = model.segment(features, memory)
+            ours = masks_of(model, features, memory)
             memory.append(model.remember(features, ours))
     assert (ours.argmax(1) == labels).double().mean() > 0.97
     for index in (1, 2):
@@ -270,7 +274,7 @@ def test_identical_frames_keep_the_mask():
 def test_it_is_a_guided_model(backbone):
     model = LabelPropagation(backbone)
     assert isinstance(model, GuidedModel)
-    assert model.policy is PRESETS["mask-vos"].policy and model.size == 480
+    assert model.spec.policy is PRESETS["mask-vos"].policy and model.spec.size == 480
 
 
 def test_it_adds_no_parameters(backbone):
@@ -283,9 +287,9 @@ def test_with_settings_changes_only_those(backbone):
     policy = MemoryPolicy(4)
     other = model.with_settings(policy=policy, top_k=3)
     assert other.backbone is backbone and other.mix == (1.0, 2.0, 3.0) and other.grid == 4
-    assert other.policy is policy and other.settings.top_k == 3 and other.settings.temperature == 0.1
+    assert other.spec.policy is policy and other.settings.top_k == 3 and other.settings.temperature == 0.1
     assert model.settings == PRESETS["dino"]
-    assert (other.enlarge, other.stretch) == ("linear", True)
+    assert (other.settings.enlarge, other.settings.stretch) == ("linear", True)
 
 
 def test_refusals(backbone):

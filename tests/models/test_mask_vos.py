@@ -13,17 +13,18 @@ from matchcut.errors import ModelError
 from matchcut.matching import affinity, near_edges
 from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.base import GuidedModel, MemoryPolicy
-from matchcut.models.decoders import KeyHead, aggregate, mask_channels
-from matchcut.models.grids import enlarge, halve, join_maps
 from matchcut.models.label_propagation import LabelPropagation, Propagation
-from matchcut.models.mask_vos import MaskReference, MaskVOS, build_mask_vos
-from matchcut.models.mask_vos_form import FORMS, MaskVOSSettings
-from matchcut.models.nearness import FARTHEST, UNKNOWN, WIDEST, boxes_of, near_objects, where_to_look
+from matchcut.models.mask_vos import MaskReference, MaskVOS, build_mask_vos, network
+from matchcut.models.mask_vos.decoders import KeyHead, aggregate, mask_channels
+from matchcut.models.mask_vos.form import FORMS, MaskVOSSettings
+from matchcut.models.resampling import enlarge, halve, join_maps
+from matchcut.models.search_region import FARTHEST, UNKNOWN, WIDEST, boxes_of, near_objects, where_to_look
 from matchcut.tracking.tracker import Tracker
 
 SIZE = (64, 96)
 
-PLAIN = {"policy": MemoryPolicy(5), "temperature": 0.05, "radius": 12, "edge": None}
+PLAIN = {"policy": MemoryPolicy(5), "temperature": 0.05, "radius": 12, "steps": frozenset()}
+FINER = frozenset({"finer"})
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +50,16 @@ def masks(objects: int = 2, size: tuple[int, int] = SIZE, batch: int = 1) -> Ten
     return F.one_hot(labels, objects + 1).permute(0, 3, 1, 2).float()
 
 
+def shown_by(model: MaskVOS, features: object, references: list[MaskReference]) -> Tensor:
+    ids = range(1, references[0].values.shape[1])
+    return model.segment(features, references, None, ids).shown()
+
+
 @torch.no_grad()
 def scene(model: MaskVOS, objects: int = 2) -> tuple[object, list[MaskReference]]:
     """Features of a frame, and of an annotated frame and one of the context."""
-    references = [model.remember(model.encode(picture(seed)), masks(objects), annotated=seed == 1) for seed in (1, 2)]
-    return model.encode(picture(3)), references
+    references = [model.remember(model.embed(picture(seed)), masks(objects), annotated=seed == 1) for seed in (1, 2)]
+    return model.embed(picture(3)), references
 
 
 # --- matching: the same as label propagation
@@ -64,25 +70,23 @@ def test_it_starts_as_label_propagation_with_the_same_features(small):
         small.backbone, Propagation(MemoryPolicy(5), temperature=0.05, radius=12), grid=8, mix=(1.0, 1.0, 1.0)
     )
     with torch.no_grad():
-        torch.testing.assert_close(small.encode(picture()).keys, plain.encode(picture()), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(small.embed(picture()).keys, plain.embed(picture()), rtol=1e-5, atol=1e-6)
         features, references = scene(small)
         coarse = small.with_settings(**PLAIN).read(features, references).coarse
         same = [plain.remember(one.features.keys, one.cells, annotated=one.annotated) for one in references]
-        expected, _ = plain.segment(features.keys, same)
+        expected = plain.segment(features.keys, same, None, [1, 2]).masks
     torch.testing.assert_close(coarse, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_blend_one_leaves_the_coarse_mask_and_zero_the_decoders(small):
-    small = small.with_settings(target=0.0)
+def test_blend_one_leaves_the_coarse_mask_and_zero_the_decoders(small, monkeypatch):
+    monkeypatch.setattr(network, "MARGIN", None)
+    small = small.with_settings(steps=FINER)
     features, references = scene(small)
     with torch.no_grad():
         large, rounds = small(features, references)
-        _, _, show = small.with_settings(margin=None).segment(features, references)
-        half = show()
-        _, _, show = small.with_settings(margin=None, blend=0.0).segment(features, references)
-        decoded = show()
-        _, _, show = small.with_settings(blend=1.0).segment(features, references)
-        only = show()
+        half = shown_by(small, features, references)
+        decoded = shown_by(small.with_settings(blend=0.0), features, references)
+        only = shown_by(small.with_settings(blend=1.0), features, references)
     torch.testing.assert_close(only, large)
     torch.testing.assert_close(decoded, rounds[-1].softmax(1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(half, (large + decoded) / 2, rtol=1e-4, atol=1e-5)
@@ -157,25 +161,22 @@ def test_objects_are_treated_alike(small):
     order = torch.tensor([0, 3, 1, 2])
     turned = [small.remember(one.features, one.values[:, order], annotated=one.annotated) for one in references]
     with torch.no_grad():
-        _, _, show = small.segment(features, references)
-        expected = show()
-        _, _, show = small.segment(features, turned)
-        found = show()
+        expected = shown_by(small, features, references)
+        found = shown_by(small, features, turned)
     torch.testing.assert_close(found, expected[:, order], rtol=1e-4, atol=1e-5)
 
 
-def test_a_batch_is_a_loop_over_its_items(small):
+def test_a_batch_is_a_loop_over_its_items(small, monkeypatch):
+    monkeypatch.setattr(network, "MARGIN", None)
     images, given = picture(5, batch=2), masks(2, batch=2)
     given[1] = given[1].flip(2)
-    model = small.with_settings(margin=None)
+    model = small
     with torch.no_grad():
-        features = model.encode(images)
-        _, _, show = model.segment(features, [model.remember(features, given, annotated=True)])
-        together = show()
+        features = model.embed(images)
+        together = shown_by(model, features, [model.remember(features, given, annotated=True)])
         for index in range(2):
-            one = model.encode(images[index : index + 1])
-            _, _, show = model.segment(one, [model.remember(one, given[index : index + 1], annotated=True)])
-            alone = show()
+            one = model.embed(images[index : index + 1])
+            alone = shown_by(model, one, [model.remember(one, given[index : index + 1], annotated=True)])
             torch.testing.assert_close(together[index : index + 1], alone, rtol=1e-3, atol=1e-4)
 
 
@@ -183,43 +184,39 @@ def test_a_batch_is_a_loop_over_its_items(small):
 def test_soft_masks_are_probabilities_at_a_quarter(small, objects):
     features, references = scene(small, objects)
     with torch.no_grad():
-        _, _, show = small.segment(features, references)
-        soft = show()
+        soft = shown_by(small, features, references)
     assert soft.shape == (1, 1 + objects, SIZE[0] // 4, SIZE[1] // 4)
     assert soft.min() >= 0
     torch.testing.assert_close(soft.sum(1), torch.ones_like(soft[:, 0]), rtol=1e-4, atol=1e-4)
 
 
-def test_only_edges_are_decoded_and_what_is_remembered_is_what_was_carried(small):
-    small = copy.deepcopy(small).with_settings(target=0.0)
+def test_only_edges_are_decoded_and_what_is_remembered_is_what_was_carried(small, monkeypatch):
+    monkeypatch.setattr(network, "NEAR", None)
+    monkeypatch.setattr(network, "MARGIN", None)
+    small = copy.deepcopy(small).with_settings(steps=FINER)
     _, references = scene(small, 1)  # several may change each other wherever they are unsure
     with torch.no_grad():
-        features = small.encode(picture(1))  # the annotated frame, so that there are edges
+        features = small.embed(picture(1))  # the annotated frame, so that there are edges
         nn.init.normal_(small.decoder.logit.weight, std=3.0)
         carried = small.read(features, references)
-        remembered, _, show = small.with_settings(near=None, margin=None, blend=0.0).segment(features, references)
-        shown = show()
-        everywhere = small.with_settings(near=None, margin=None, blend=0.0, edge=None).segment(features, references)[
-            2
-        ]()
-    edges = near_edges(F.interpolate(carried.coarse, scale_factor=2, mode="bilinear"), small.settings.edge)
+        found = small.with_settings(blend=0.0).segment(features, references, None, [1])
+        shown = found.shown()
+        everywhere = shown_by(small.with_settings(blend=0.0, steps=frozenset()), features, references)
+    edges = near_edges(F.interpolate(carried.coarse, scale_factor=2, mode="bilinear"), network.EDGE)
     assert torch.equal(carried.edges, edges) and 0.05 < edges.float().mean() < 0.95
-    torch.testing.assert_close(remembered, carried.large)
+    torch.testing.assert_close(found.masks, carried.large)
     changed = (shown - carried.large).abs().amax(1) > 0.01  # further off, `SURE` may move a little
     assert not changed[~edges].any() and changed[edges].any()
     assert ((everywhere - carried.large).abs().amax(1) > 0.01)[~edges].any()
-    with torch.no_grad():
-        fed, _, _ = small.with_settings(near=None, margin=None, blend=0.0, feedback=1.0).segment(features, references)
-    torch.testing.assert_close(fed, shown)
 
 
-def test_an_object_is_decoded_in_its_box_as_in_the_whole_frame(small):
+def test_an_object_is_decoded_in_its_box_as_in_the_whole_frame(small, monkeypatch):
     features, references = scene(small)
     with torch.no_grad():
-        _, _, show = small.with_settings(margin=None).segment(features, references)
-        whole = show()
-        _, _, show = small.with_settings(margin=100).segment(features, references)
-        wide = show()
+        monkeypatch.setattr(network, "MARGIN", None)
+        whole = shown_by(small, features, references)
+        monkeypatch.setattr(network, "MARGIN", 100)
+        wide = shown_by(small, features, references)
     torch.testing.assert_close(whole, wide)
     soft = torch.zeros(1, 4, 20, 30)
     soft[0, 1, 5:8, 10:12] = 1
@@ -231,21 +228,22 @@ def test_an_object_that_is_nowhere_stays_nowhere(small):
     features, references = scene(small)
     gone = [small.remember(one.features, F.pad(one.values, (0, 0, 0, 0, 0, 1)), annotated=True) for one in references]
     with torch.no_grad():
-        _, _, show = small.segment(features, gone)
-        soft = show()
+        soft = shown_by(small, features, gone)
     assert soft[:, 3].max() < 1e-3
 
 
-def test_the_target_model_moves_edges_of_what_is_shown_and_nothing_else(small):
+def test_the_target_model_moves_edges_of_what_is_shown_and_nothing_else(small, monkeypatch):
+    monkeypatch.setattr(network, "NEAR", None)
     _, references = scene(small, 2)
     with torch.no_grad():
-        features = small.encode(picture(1))
+        features = small.embed(picture(1))
         edges = small.read(features, references).edges
         shown = {}
         for weight in (0.0, 2.0, 1e3):
-            remembered, _, show = small.with_settings(near=None, target=weight).segment(features, references)
-            shown[weight] = show()
-            torch.testing.assert_close(remembered, small.read(features, references).large)
+            monkeypatch.setattr(network, "TARGET", weight)
+            found = small.segment(features, references, None, [1, 2])
+            shown[weight] = found.shown()
+            torch.testing.assert_close(found.masks, small.read(features, references).large)
     for soft in shown.values():
         torch.testing.assert_close(soft.sum(1), torch.ones_like(soft[:, 0]))
     region = {weight: soft[:, 1:].sum(1) for weight, soft in shown.items()}
@@ -261,9 +259,9 @@ def test_the_target_model_moves_edges_of_what_is_shown_and_nothing_else(small):
 
 
 def test_no_target_model_in_training(small):
-    network = copy.deepcopy(small).train()
-    features = network.encode(picture(1))
-    assert network.remember(features, masks(1)).evidence is None
+    learning = copy.deepcopy(small).train()
+    features = learning.embed(picture(1))
+    assert learning.remember(features, masks(1)).evidence is None
     assert small.remember(features, masks(1)).evidence is not None
 
 
@@ -340,19 +338,19 @@ def test_where_nothing_is_known_of_movement_or_objects():
 
 
 def test_windows_reach_as_far_as_objects_move(small, monkeypatch):
-    model = small.with_settings(radius=2, annotated_radius=3)
+    model = small.with_settings(radius=2)
     radii = []
 
     def spied(*given, radius, **settings):
         radii.append(radius)
         return affinity(*given, radius=radius, **settings)
 
-    monkeypatch.setattr("matchcut.models.mask_vos.affinity", spied)
+    monkeypatch.setattr("matchcut.models.mask_vos.network.affinity", spied)
     features, references = scene(model)
     with torch.no_grad():
         for reach in (4, 1):  # over the last frames, where that is more than the usual one
             model.read(features, [references[0], *references[1:] * 5], None, reach)
-    assert radii == [[3], [2, 2, 4, 4, 4], [3], [2, 2, 2, 2, 2]]
+    assert radii == [[None], [2, 2, 4, 4, 4], [None], [2, 2, 2, 2, 2]]
 
 
 # --- memory
@@ -361,8 +359,7 @@ def test_windows_reach_as_far_as_objects_move(small, monkeypatch):
 def test_a_reference_is_made_again_from_its_features_and_values(small):
     features, references = scene(small)
     with torch.no_grad():
-        _, _, show = small.segment(features, references)
-        soft = show()
+        soft = shown_by(small, features, references)
         kept = small.remember(features, soft)
         again = small.remember(features, kept.values.clone())
     assert torch.equal(kept.values, soft) and torch.equal(again.values, soft)
@@ -372,7 +369,7 @@ def test_a_reference_is_made_again_from_its_features_and_values(small):
 def test_the_tracker_drives_it(small):
     assert isinstance(small, GuidedModel)
     rng = np.random.default_rng(0)
-    assert small.with_settings(size=64, policy=MemoryPolicy(2)).policy.context == 2 and small.policy.context == 21
+    assert small.with_settings(policy=MemoryPolicy(2)).spec.policy.context == 2 and small.spec.policy.context == 21
     frames = [rng.integers(0, 255, (66, 100, 3), dtype=np.uint8) for _ in range(4)]
     labels = np.zeros((66, 100), np.uint8)
     labels[20:40, 20:50] = 3
@@ -389,8 +386,8 @@ def test_the_tracker_drives_it(small):
 @pytest.mark.parametrize("form", ["small", "resnet18"])
 def test_every_parameter_learns(form):
     torch.manual_seed(0)
-    model = build_mask_vos(replace(FORMS[form], value=8, widths=(16, 8)), MaskVOSSettings(edge=None))
-    features = [model.encode(picture(seed, (64, 64))) for seed in (1, 2)]
+    model = build_mask_vos(replace(FORMS[form], value=8, widths=(16, 8)), MaskVOSSettings(steps=frozenset()))
+    features = [model.embed(picture(seed, (64, 64))) for seed in (1, 2)]
     given = masks(2, (64, 64))
     coarse, rounds = model(features[1], [model.remember(features[0], given, annotated=True)])
     (coarse.square().mean() + sum(one.square().mean() for one in rounds)).backward()
@@ -410,7 +407,7 @@ def test_it_learns_to_copy_a_mask():
     target = F.interpolate(given, scale_factor=0.25, mode="area").argmax(1)
     losses = []
     for _ in range(25):
-        features = model.encode(image)
+        features = model.embed(image)
         _, rounds = model(features, [model.remember(features, given, annotated=True)], 1)
         losses.append(F.cross_entropy(rounds[0], target))
         optimiser.zero_grad()
@@ -422,20 +419,19 @@ def test_it_learns_to_copy_a_mask():
 # --- forms
 
 
-def test_the_papers_mask_encoder_sees_frame_and_masks():
+def test_the_papers_mask_encoder_sees_frame_and_masks(monkeypatch):
     torch.manual_seed(0)
     model = build_mask_vos(replace(FORMS["resnet18"], value=16, widths=(16, 8))).eval()
-    features = model.encode(picture())
+    features = model.embed(picture())
     with torch.no_grad():
         first = model.remember(features, masks(2))
         other = model.remember(replace(features, image=picture(9)), masks(2))
         swapped = model.remember(features, masks(2)[:, [0, 2, 1]])
-        _, _, show = model.segment(features, [first])
-        soft = show()
-        _, _, show = model.with_settings(margin=100).segment(features, [first])
-        whole = show()
-        _, _, show = model.with_settings(margin=None).segment(features, [first])
-        everywhere = show()
+        soft = shown_by(model, features, [first])
+        monkeypatch.setattr(network, "MARGIN", 100)
+        whole = shown_by(model, features, [first])
+        monkeypatch.setattr(network, "MARGIN", None)
+        everywhere = shown_by(model, features, [first])
     values = [
         one.rows[..., 4:].unflatten(2, (2, 16)) for one in (first, other, swapped)
     ]  # after what is known, and masks
@@ -458,10 +454,9 @@ def test_odd_sizes_vision_transformers_and_half_precision():
     form = replace(FORMS["small"], backbone="vit_tiny_patch16_224", stages=(3, 7, 11), stride=16)
     model = build_mask_vos(form).eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        features = model.encode(picture(0, (72, 56)))
+        features = model.embed(picture(0, (72, 56)))
     with torch.inference_mode():
-        _, _, show = model.segment(features, [model.remember(features, masks(1, (72, 56)), annotated=True)])
-        soft = show()
+        soft = shown_by(model, features, [model.remember(features, masks(1, (72, 56)), annotated=True)])
     assert soft.shape == (1, 2, 18, 14) and soft.dtype == torch.float32
     assert features.keys.dtype == torch.float32 and features.cells.dtype == torch.bfloat16
 
@@ -469,9 +464,9 @@ def test_odd_sizes_vision_transformers_and_half_precision():
 def test_folding_batch_norms_changes_nothing(small):
     torch.manual_seed(0)
     model = build_mask_vos("small").eval()
-    expected = model.encode(picture()).cells
+    expected = model.embed(picture()).cells
     fold_batch_norms(model.backbone.net)
-    torch.testing.assert_close(model.encode(picture()).cells, expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(model.embed(picture()).cells, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_what_does_not_fit_is_refused():
@@ -488,16 +483,17 @@ def test_what_does_not_fit_is_refused():
 # --- the finer grid
 
 
-def test_edges_are_matched_on_the_finer_grid_and_the_rest_is_enlarged(small):
+def test_edges_are_matched_on_the_finer_grid_and_the_rest_is_enlarged(small, monkeypatch):
+    monkeypatch.setattr(network, "FINER", 1.0)
     image, given = picture(1), masks(1)
     given[:, :, :, :3] = given[:, :, :, 3:6]  # an edge between two cells of the finer grid
     with torch.no_grad():
-        features = small.encode(image)
+        features = small.embed(image)
         reference = small.remember(features, given, annotated=True)
-        fine = small.with_settings(top_k=1, finer=1.0).read(features, [reference]).large
-        coarse = small.with_settings(top_k=1, edge=None).read(features, [reference]).large
+        fine = small.with_settings(top_k=1).read(features, [reference]).large
+        coarse = small.with_settings(top_k=1, steps=frozenset()).read(features, [reference]).large
     # A frame matched to itself: where it was matched anew, nothing is lost.
-    near = near_edges(coarse, small.settings.edge)
+    near = near_edges(coarse, network.EDGE)
     torch.testing.assert_close(fine[:, 1][near], reference.values[:, 1][near])
     assert torch.equal(fine[:, 1][~near], coarse[:, 1][~near]) and 0 < near.float().mean() < 1
     assert (coarse[:, 1] - reference.values[:, 1]).abs().mean() > 5 * (fine[:, 1] - reference.values[:, 1]).abs().mean()

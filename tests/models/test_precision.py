@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 import matchcut
 from matchcut.masks import read_mask
-from matchcut.models.grids import enlarge, halve
-from matchcut.models.target_model import evidence_of, target_score
+from matchcut.models.mask_vos.target_model import evidence_of, target_score
+from matchcut.models.resampling import enlarge, halve
 from matchcut.tracking.automatic import Segmenter
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from matchcut.models.target_model import REACH, RIDGE, STEP, evidence_of, target_score
+from matchcut.models.mask_vos.target_model import REACH, RIDGE, STEP, evidence_of, target_score
 
 SIZE, CHANNELS = (24, 30), 6
 

@@ -12,10 +12,10 @@ from matchcut.models.transport_net import (
     PlacedSinkhorn,
     TransportNet,
     TransportNetForm,
-    _layer,
     build_transport_net,
     place_code,
 )
+from matchcut.models.transport_net.network import _layer
 
 TINY = TransportNetForm("resnet18", "resnet18", width=16, project=16, iterations=3)
 
@@ -30,9 +30,9 @@ def network():
 def test_probability_of_any_size(network, size):
     image, flow = torch.rand(2, 3, *size), torch.rand(2, 3, *size)
     with torch.no_grad():
-        found = network.segment(image, flow)
+        found = network.probability(image, flow)
         mask, edge = network(image, flow)
-        alone = network.segment(image[1:], flow[1:])
+        alone = network.probability(image[1:], flow[1:])
     assert found.shape == mask.shape == edge.shape == (2, 1, -(-size[0] // 4), -(-size[1] // 4))
     assert found.min() >= 0 and found.max() <= 1
     torch.testing.assert_close(found[1:], alone, atol=1e-5, rtol=1e-4)  # items of a batch know nothing of each other
@@ -88,7 +88,7 @@ def test_two_backbones_of_other_channels_need_a_projection():
     with pytest.raises(ModelError, match="set project"):
         build_transport_net(replace(TINY, motion="resnet50", project=0))
     mixed = build_transport_net(replace(TINY, motion="mobilenetv3_small_050"))
-    assert mixed.segment(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)).shape == (1, 1, 16, 16)
+    assert mixed.probability(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64)).shape == (1, 1, 16, 16)
 
 
 def test_the_papers_pair_is_matched_as_it_is():
@@ -104,7 +104,7 @@ def test_unknown_form():
 
 def test_settings_are_shared_weights(network):
     other = network.with_settings(size=128, square=True)
-    assert isinstance(other, TransportNet) and other.size == 128 and other.square and network.size == 320
+    assert isinstance(other, TransportNet) and other.spec.size == 128 and other.spec.square and network.spec.size == 320
     assert other.mask.weight is network.mask.weight
 
 

@@ -1,7 +1,6 @@
 """A video segmented with no prompt: motion across frames, cuts, stillness, flow from disk, and runs that go on."""
 
 from contextlib import nullcontext
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,6 +9,10 @@ import torch
 
 from matchcut.errors import ModelError, OutputError, VideoError
 from matchcut.masks import object_ids
+from matchcut.models.base import AutomaticModel, ModelSpec
+from matchcut.models.catalogue import AUTOMATIC
+from matchcut.tracking import automatic
+from matchcut.tracking.annotations import Provenance
 from matchcut.tracking.automatic import Segmenter, confidence_of
 from matchcut.tracking.instances import confident_frames, pieces, split
 from matchcut.tracking.motion import FlowSource, with_motion
@@ -18,21 +21,19 @@ from matchcut.tracking.tracker import Tracker
 from matchcut.video.flow import write_flow
 from matchcut.video.reader import Video
 from matchcut.video.writer import write_png
-from matchcut.weights.specs import AUTOMATIC
 from matchcut.weights.store import load_model
 
 SIZE, COUNT = (96, 128), 8
 
 
-class Saturation:
+class Saturation(AutomaticModel):
     """What is coloured in the picture of the flow moves."""
 
-    size, multiple = 96, 32
-
     def __init__(self, camera=True):
-        self.camera = camera
+        self.spec = ModelSpec(size=96, multiple=32, camera=camera)
 
-    def segment(self, image, flow):
+    def segment(self, frame):
+        flow = frame.side["flow"]
         return torch.nn.functional.avg_pool2d(((1 - flow.min(1, keepdim=True).values) > 0.4).float(), 4)
 
 
@@ -59,16 +60,31 @@ def iou(labels, truth):
     return ((labels > 0) & (truth > 0)).sum() / ((labels > 0) | (truth > 0)).sum()
 
 
+@pytest.fixture
+def often(monkeypatch):
+    """A checkpoint after every second frame."""
+    monkeypatch.setattr(automatic, "EVERY", 2)
+
+
+def stop_at(step):
+    def progress(done, total):
+        if done == step:
+            raise KeyboardInterrupt
+
+    return progress
+
+
 def test_what_moves_is_found_in_every_frame(tmp_path):
     masks = walk(tmp_path / "v")
     timeline, kept = Timeline(Video(tmp_path / "v")), {}
     segmenter = Segmenter(Saturation(), device="cpu", precision="float32")
     done = []
-    segmenter.fill(timeline, lambda at, total: done.append((at, total)), lambda index, soft: kept.update({index: soft}))
+    keep = lambda index, soft: kept.update({index: soft})  # noqa: E731
+    segmenter.fill(timeline, lambda at, total: done.append((at, total)), keep=keep)
     assert done == [(index, COUNT) for index in range(1, COUNT + 1)]
     assert all(iou(timeline.labels(index), masks[index]) > 0.3 for index in range(COUNT))  # the last by flow backwards
     assert all(0 < timeline.confidence[index][1] <= 1 for index in range(COUNT))
-    assert segmenter.still == [] and segmenter.cuts == []
+    assert timeline.notes == {}
     assert set(kept) == set(range(COUNT)) and kept[0].shape == SIZE and kept[0].max() <= 1
 
 
@@ -81,19 +97,19 @@ def test_frames_of_any_size_and_of_one(tmp_path):
     walk(tmp_path / "one", 1)
     timeline = Timeline(Video(tmp_path / "one"))
     segmenter.fill(timeline)
-    assert segmenter.still == [0] and not timeline.labels(0).any()
+    assert timeline.noted("still") == [0] and not timeline.labels(0).any()
 
 
 def test_a_still_video_is_known_for_one_and_nothing_is_sure(tmp_path):
     walk(tmp_path / "v", 4, step=0)
 
     class Bright(Saturation):
-        def segment(self, image, flow):
+        def segment(self, frame):
             return torch.full((1, 1, 24, 32), 0.9)
 
     timeline, segmenter = Timeline(Video(tmp_path / "v")), Segmenter(Bright(), device="cpu")
     segmenter.fill(timeline)
-    assert segmenter.still == [0, 1, 2, 3]
+    assert timeline.noted("still") == [0, 1, 2, 3]
     assert all(timeline.confidence[index][1] <= 0.5 for index in range(4))
 
 
@@ -109,7 +125,7 @@ def test_motion_is_not_taken_across_a_cut(tmp_path):
     timeline = Timeline(Video(tmp_path / "v"))
     segmenter = Segmenter(Saturation(), device="cpu", flow=FlowSource(compute))
     segmenter.fill(timeline)
-    assert segmenter.cuts == [4] and len(asked) == 8 and max(asked) < 25
+    assert timeline.noted("cut") == [4] and len(asked) == 8 and max(asked) < 25
 
 
 def test_each_frame_leads_to_the_next_and_a_last_one_back():
@@ -135,7 +151,7 @@ def test_precomputed_flow_is_taken_and_what_is_missing_is_named(tmp_path):
     segmenter = Segmenter(Saturation(camera=False), device="cpu", flow=FlowSource(folder=tmp_path / "flow"))
     timeline = Timeline(Video(tmp_path / "v"))
     segmenter.fill(timeline)
-    assert segmenter.flow.missing == ["00002"]
+    assert timeline.noted("flow") == [2]
     assert timeline.labels(0)[:, :60].all() and not timeline.labels(0)[:, 68:].any()
     (tmp_path / "empty").mkdir()
     with pytest.raises(VideoError, match="holds no optical flow"):
@@ -202,84 +218,58 @@ def test_a_precomputed_flow_that_leads_over_a_cut_is_not_taken(tmp_path):
     assert len(asked) == 1 and not source.missing  # of frame 2, the last of its scene; the very last has its file
 
 
-def test_a_run_of_other_settings_is_not_gone_on_with(tmp_path):
+def test_a_run_of_other_settings_is_not_gone_on_with(tmp_path, often):
     (tmp_path / "masks").mkdir()
     walk(tmp_path / "v", 4)
     timeline = Timeline(Video(tmp_path / "v"), tmp_path / "masks", correctable=False)
-    segmenter = Segmenter(Saturation(), device="cpu")
-    segmenter.fill(timeline, log=tmp_path / "log", fingerprint="one")
+    with pytest.raises(KeyboardInterrupt):
+        Segmenter(Saturation(), device="cpu").fill(timeline, stop_at(3), tmp_path / "checkpoint")
     with pytest.raises(OutputError, match="interrupted run of another input, prompt or setting"):
-        segmenter.fill(timeline, log=tmp_path / "log", fingerprint="other")
+        Segmenter(Saturation(), device="cpu", size=64).fill(timeline, checkpoint=tmp_path / "checkpoint")
 
 
-def test_what_the_masks_depend_on_is_in_the_fingerprint(tmp_path):
-    walk(tmp_path / "v", 4)
-    timeline, found = Timeline(Video(tmp_path / "v")), set()
+def test_what_the_masks_depend_on_is_in_the_fingerprint():
+    found = set()
     network = load_model(AUTOMATIC)
     for model in (network, network.with_settings(blind=True)):
         for weights in ("a", "b"):
             compute = lambda first, second: None  # noqa: E731
             compute.name, compute.weights = "raft-small", weights
-            found.add(Segmenter(model, device="cpu", flow=FlowSource(compute)).fingerprint(timeline))
+            found.add(Segmenter(model, device="cpu", flow=FlowSource(compute)).fingerprint())
     assert len(found) == 4
 
 
-def test_flow_that_was_missing_is_still_named_after_an_interruption(tmp_path):
+def test_flow_that_was_missing_is_still_named_after_an_interruption(tmp_path, often):
     (tmp_path / "masks").mkdir()
     walk(tmp_path / "v")
     (tmp_path / "flow").mkdir()
     for index in range(2, COUNT):
         write_flow(tmp_path / "flow" / f"{index:05d}.flo", np.full((*SIZE, 2), 3, np.float32))
 
-    def stop(done, total):
-        if done == 5:
-            raise KeyboardInterrupt
-
-    for progress in (stop, None):
+    for progress in (stop_at(5), None):
         timeline = Timeline(Video(tmp_path / "v"), tmp_path / "masks", correctable=False)
         segmenter = Segmenter(Saturation(camera=False), device="cpu", flow=FlowSource(folder=tmp_path / "flow"))
         with pytest.raises(KeyboardInterrupt) if progress else nullcontext():
-            segmenter.fill(timeline, progress, log=tmp_path / "log", fingerprint="one")
-    assert segmenter.flow.missing == ["00000", "00001"]
+            segmenter.fill(timeline, progress, tmp_path / "checkpoint")
+    assert timeline.noted("flow") == [0, 1]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_full_disk_is_told_in_a_line(tmp_path):
-    (tmp_path / "masks").mkdir()
-    walk(tmp_path / "v", 4)
-    (tmp_path / "log").write_text('{"fingerprint": "one"}\n', encoding="utf-8")
-    timeline = Timeline(Video(tmp_path / "v"), tmp_path / "masks", correctable=False)
-
-    def full(done, total):  # the first line is written by then; /dev/full takes no more
-        if not (tmp_path / "log").is_symlink():
-            (tmp_path / "link").symlink_to("/dev/full")
-            (tmp_path / "link").replace(tmp_path / "log")  # at once: lines are written meanwhile
-
-    with pytest.raises(OutputError, match=r"no space left on the device while writing .*log"):
-        Segmenter(Saturation(), device="cpu").fill(timeline, full, log=tmp_path / "log", fingerprint="one")
-
-
-def test_an_interrupted_run_goes_on_with_the_same_masks(tmp_path):
+def test_an_interrupted_run_goes_on_with_the_same_masks(tmp_path, often):
     walk(tmp_path / "v")
     whole = Timeline(Video(tmp_path / "v"))
     Segmenter(Saturation(), device="cpu").fill(whole)
 
-    def stop(done, total):
-        if done == 5:
-            raise KeyboardInterrupt
-
-    seen = []
+    seen, stop = [], stop_at(5)
     for progress in (stop, lambda done, total: seen.append(done)):
         (tmp_path / "masks").mkdir(exist_ok=True)
         timeline = Timeline(Video(tmp_path / "v"), tmp_path / "masks", correctable=False)
         segmenter = Segmenter(Saturation(), device="cpu")
-        how = {"log": tmp_path / "log", "fingerprint": segmenter.fingerprint(timeline)}
         if progress is stop:
             with pytest.raises(KeyboardInterrupt):
-                segmenter.fill(timeline, progress, **how)
+                segmenter.fill(timeline, progress, tmp_path / "checkpoint")
         else:
-            segmenter.fill(timeline, progress, **how)
-    assert seen[0] > 3 and seen[-1] == COUNT
+            segmenter.fill(timeline, progress, tmp_path / "checkpoint")
+    assert seen == [1, 2, 3, 4]  # the last checkpoint was after the fourth
     for index in range(COUNT):
         np.testing.assert_array_equal(timeline.labels(index), whole.labels(index))
     assert timeline.confidence == whole.confidence
@@ -297,20 +287,20 @@ def test_models_of_the_other_kind_are_refused():
 @pytest.mark.parametrize(
     "segment, said",
     [
-        (None, r"Mine is not an automatic model: expected a method segment\(image, flow\), got none"),
-        (lambda self, image: image, r"Mine.segment: expected to be called as segment\(image, flow\), got: "),
+        (None, r"Mine is not an automatic model: expected a method segment\(frame\), got none"),
+        (lambda self, image, flow: image, r"Mine.segment: expected to be called as segment\(frame\), got: "),
         (
-            lambda self, image, flow: image,
+            lambda self, frame: frame.image,
             r"Mine.segment: expected the probability \(1, 1, h, w\).*got a tensor of shape",
         ),
-        (lambda self, image, flow: None, "got None"),
-        (lambda self, image, flow: 9 * flow[:, :1] + 1, r"in \[0, 1\], got .* to 10 \(of logits"),
-        (lambda self, image, flow: flow[:, :1] * torch.nan, "got nan to nan"),
+        (lambda self, frame: None, "got None"),
+        (lambda self, frame: 9 * frame.side["flow"][:, :1] + 1, r"in \[0, 1\], got .* to 10 \(of logits"),
+        (lambda self, frame: frame.side["flow"][:, :1] * torch.nan, "got nan to nan"),
     ],
 )
 def test_a_model_that_does_not_keep_the_contract_is_said(tmp_path, segment, said):
     walk(tmp_path / "v", 2)
-    mine = type("Mine", (), {"segment": segment, "size": 96, "multiple": 32})()
+    mine = type("Mine", (Saturation,), {"segment": segment})()
     with pytest.raises(ModelError, match=said):
         Segmenter(mine, device="cpu").fill(Timeline(Video(tmp_path / "v")))
 
@@ -364,9 +354,9 @@ def test_what_stays_apart_is_two_objects_and_what_touches_is_one(tmp_path):
             write_png(tmp_path / name / f"{index:05d}.png", frame)
             masks.append(mask)
         video = Video(tmp_path / name)
-        timeline, segmenter = Timeline(video), Segmenter(Saturation(), device="cpu")
+        timeline = Timeline(video)
         for index, mask in enumerate(masks):
-            timeline.put(index, mask, {1: 0.9}, segmenter.chain(timeline))
+            timeline.put(index, mask, {1: 0.9}, Provenance("by hand"))
         tracker = Tracker(load_model("label-propagation"), device="cpu", size=192)
         frame, labels = split(timeline, [3], tracker)
         assert frame == 3 and object_ids(labels) == ([1, 2] if name == "apart" else [1])

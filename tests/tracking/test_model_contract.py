@@ -1,10 +1,10 @@
 """Models that do not keep the contract: one line with the class, the method, what is expected and what was got."""
 
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
-from scenes import ColourModel, Kept, film, low, right
+from scenes import ColourModel, Kept, Policy, film, low, prediction, right, spec_of
 
 from matchcut.errors import ModelError
 from matchcut.tracking.timeline import Timeline
@@ -22,38 +22,36 @@ def clip(tmp_path_factory):
         yield video, truth
 
 
-def model_with(**parts):
-    """The colour model with some of its parts replaced, or taken out by None."""
+def model_with(spec=MappingProxyType({}), **parts):
+    """The colour model with some of its parts replaced, or taken out by None, and what its spec says."""
 
     class Mine(ColourModel):
         pass
 
     for name, part in parts.items():
         setattr(Mine, name, part)
-    return Mine() if "policy" not in parts else type("Mine", (Mine,), {"__init__": lambda self: None})()
+    model = Mine()
+    model.spec = spec_of(**spec) if spec is not None else None
+    return model
 
 
 @pytest.mark.parametrize(
     "parts, said",
     [
-        ({"encode": None}, r"Mine is not a guided model: expected a method encode\(image\), got none"),
-        (
-            {"remember": None},
-            r"Mine is not a guided model: expected a method remember\(features, soft_masks, annotated",
-        ),
-        ({"segment": None}, r"expected a method segment\(features, references, carry\)"),
+        ({"encode": None}, r"Mine is not a guided model: expected a method encode\(frame\), got none"),
+        ({"remember": None}, r"Mine is not a guided model: expected a method remember\(features, masks, annotated\)"),
+        ({"adapt": None}, r"expected a method adapt\(annotated, ids\), got none \(one that subclasses GuidedModel"),
+        ({"fingerprint": None}, r"expected a method fingerprint\(\)"),
+        ({"segment": None}, r"expected a method segment\(features, references, state, ids\)"),
         ({"segment": lambda self, features: None}, r"Mine.segment: expected to be called as segment\(features, ref"),
-        ({"remember": lambda self, features, masks: None}, "Mine.remember: expected to be called as .* 'annotated'"),
-        ({"policy": None}, r"Mine.policy: expected a MemoryPolicy with context >= 0, got None, which has no context"),
-        ({"policy": SimpleNamespace(context=3, annotated=0, start="after")}, "annotated >= 1, got annotated 0"),
-        (
-            {"policy": SimpleNamespace(context=3, annotated=4, start="befor")},
-            "Mine.policy.start: .*'repeat', got 'befor'",
-        ),
-        ({"policy": SimpleNamespace(context=3, annotated=4)}, "Mine.policy.start: .* got None"),
-        ({"enlarge": "bicubic"}, "Mine.enlarge: expected 'linear', 'cubic', 'guided', got 'bicubic'"),
-        ({"size": 48.5}, "Mine.size: expected a whole number of pixels >= 8, got 48.5"),
-        ({"multiple": 0}, "Mine.multiple: expected a whole number of pixels >= 1, got 0"),
+        ({"remember": lambda self, features: None}, "Mine.remember: expected to be called as"),
+        ({"spec": None}, "Mine.spec: expected a ModelSpec, got None without policy"),
+        ({"spec": {"policy": "all"}}, r"Mine.spec.policy: expected a MemoryPolicy with context >= 0, got 'all', which"),
+        ({"spec": {"policy": Policy(annotated=0)}}, "annotated >= 1, got annotated 0"),
+        ({"spec": {"policy": Policy(start="befor")}}, "Mine.spec.policy.start: .*'repeat', got 'befor'"),
+        ({"spec": {"size": 48.5}}, "Mine.spec.size: expected a whole number of pixels >= 8, got 48.5"),
+        ({"spec": {"multiple": 0}}, "Mine.spec.multiple: expected a whole number of pixels >= 1, got 0"),
+        ({"spec": {"side": {"proposals": 3}}}, "Mine.spec.side: expected functions by name, got {'proposals': 3}"),
     ],
 )
 def test_a_model_that_lacks_something_is_refused_at_once(parts, said):
@@ -68,7 +66,7 @@ def test_a_model_that_lacks_something_is_refused_at_once(parts, said):
         ("mask-vos", r"expected a guided model, got 'mask-vos': load_model\('mask-vos'\) makes one"),
         (None, r"expected a guided model, got None"),
         (object(), "object is not a guided model"),
-        (SimpleNamespace(segment=lambda image, flow: image), "needs no prompt and carries no masks: segment with it"),
+        (SimpleNamespace(segment=lambda frame: frame), "needs no prompt and carries no masks: segment with it"),
     ],
 )
 def test_what_is_no_model_is_refused_at_once(model, said):
@@ -84,39 +82,39 @@ def test_settings_that_are_none_are_refused(options):
 
 def changed(change):
     """`segment` of the colour model, what it returns changed."""
-    return lambda self, *given: change(*ColourModel.segment(self, *given))
-
-
-def without_values(self, features, soft_masks, *, annotated=False):
-    return features
+    return lambda self, *given: change(ColourModel.segment(self, *given).masks)
 
 
 @pytest.mark.parametrize(
     "parts, said",
     [
         (
-            {"segment": changed(lambda soft, carry: (soft[:, 1:], carry))},
+            {"segment": changed(lambda soft: prediction(soft[:, 1:]))},
             r"Mine.segment, frame 1: expected soft masks \(1, 3, h, w\), the background and then 2 objects, "
             r"got a tensor of shape \(1, 2, 12, 16\)",
         ),
+        ({"segment": changed(lambda soft: prediction(soft[0]))}, r"frame 1: .* got a tensor of shape \(3, 12, 16\)"),
+        ({"segment": changed(lambda soft: prediction(soft.numpy()))}, r"got an array of shape \(1, 3, 12, 16\)"),
         (
-            {"segment": changed(lambda soft, carry: (soft[0], carry))},
-            r"frame 1: .* got a tensor of shape \(3, 12, 16\)",
+            {"segment": changed(lambda soft: soft)},
+            r"Mine.segment, frame 1: expected a Prediction\(masks, state, shown\), got a tensor .* without masks",
         ),
-        ({"segment": changed(lambda soft, carry: (soft.numpy(), carry))}, r"got an array of shape \(1, 3, 12, 16\)"),
+        ({"segment": changed(lambda soft: (soft, None))}, "got one tuple without masks"),
+        ({"segment": changed(lambda soft: prediction(soft, shown=soft))}, "expected shown to be a function .*a tensor"),
         (
-            {"segment": changed(lambda soft, carry: soft)},
-            r"Mine.segment, frame 1: expected \(soft masks, .*got a tensor",
+            {"segment": changed(lambda soft: prediction(soft, shown=lambda: soft[:, 1:]))},
+            r"frame 1: .* \(1, 2, 12, 16\)",
         ),
-        ({"segment": changed(lambda soft, carry: (soft,))}, "got a tuple of 1"),
-        ({"segment": changed(lambda soft, carry: (soft, carry, soft))}, "expected a function .*got a tensor"),
-        ({"segment": changed(lambda soft, carry: (soft, carry, lambda: soft[:, 1:]))}, r"frame 1: .* \(1, 2, 12, 16\)"),
-        ({"segment": changed(lambda soft, carry: (soft * torch.nan, carry))}, "576 of 576 values NaN or infinite"),
-        ({"remember": without_values}, "Mine.remember: expected an object whose `values` are the soft masks"),
+        ({"segment": changed(lambda soft: prediction(soft * torch.nan))}, "576 of 576 values NaN or infinite"),
+        (
+            {"remember": lambda self, features, masks, annotated=False: features},
+            "Mine.remember: expected an object whose `values` are the soft masks",
+        ),
         (
             {"remember": lambda self, features, masks, annotated=False: Kept(features, masks[:, 1:], annotated)},
             r"Mine.remember, values: expected soft masks \(1, 3, h, w\)",
         ),
+        ({"refine": lambda self, soft, ids, image: soft[0]}, r"Mine.refine: expected a label map \(48, 64\) uint8"),
     ],
 )
 @pytest.mark.parametrize("route", ["fill", "stream"])

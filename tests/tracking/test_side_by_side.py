@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from scenes import ColourModel, film, low, right
+from scenes import ColourModel, film, low, prediction, right
 
 from matchcut import Timeline, Tracker, Video, load_model
-from matchcut.tracking.placement import side_by_side
+from matchcut.tracking.device import side_by_side
 
 COUNT = 12
 CPU = torch.device("cpu")
@@ -25,10 +25,9 @@ def clip(tmp_path_factory):
 class Watched(ColourModel):
     """Notes which thread does what, on how many threads of torch, and how many encode or show at a time."""
 
-    side_by_side = True
-
     def __init__(self):
         super().__init__()
+        self.spec.parallel = True
         self.did, self.busy, self.at_once = [], 0, 0
 
     def note(self, what):
@@ -41,19 +40,22 @@ class Watched(ColourModel):
         time.sleep(0.002)
         self.busy -= 1
 
-    def encode(self, image):
-        self.beside("encode")
-        return super().encode(image)
+    def fingerprint(self):
+        return "watched"
 
-    def segment(self, features, references, carry=None):
+    def encode(self, frame):
+        self.beside("encode")
+        return super().encode(frame)
+
+    def segment(self, features, references, state, ids):
         self.note("segment")
-        soft, carry = super().segment(features, references, carry)
+        soft = super().segment(features, references, state, ids).masks
 
         def show():
             self.beside("show")
             return soft
 
-        return soft, carry, show
+        return prediction(soft, shown=show)
 
 
 def filled(clip, model, **options):
@@ -85,7 +87,7 @@ def test_on_one_thread_nothing_runs_beside(clip):
 
 def test_a_model_that_does_not_ask_for_it_is_left_alone(clip, two_threads):
     model = Watched()
-    model.side_by_side = False
+    model.spec.parallel = False
     filled(clip, model)
     assert {one[1:] for one in model.did} == {(True, 2)}
 

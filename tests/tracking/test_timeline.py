@@ -12,7 +12,7 @@ from scenes import SIZE, film, low, right
 
 from matchcut.errors import MaskError, MatchcutError, OutputError, PromptError
 from matchcut.masks import read_mask
-from matchcut.tracking.memory import Chain
+from matchcut.tracking.memory import Segment
 from matchcut.tracking.timeline import Timeline
 from matchcut.video.reader import Video
 
@@ -38,10 +38,10 @@ def painted(*ids, size=SIZE):
 
 def pretend_to_fill(timeline, confidence=0.5):
     """Every stale frame gets a mask, as a tracker would give it."""
-    for chain in timeline.chains():
-        for frame in chain.frames():
-            if timeline.is_stale(frame, chain):
-                timeline.put(frame, painted(*timeline.objects(chain.anchor)), {1: confidence}, chain)
+    for segment, first, last, made in timeline.stretches():
+        for frame in range(first, last + segment.step, segment.step):
+            labels, over = painted(*timeline.objects(segment.anchor)), timeline.annotations.get(frame)
+            timeline.put(frame, labels, {1: confidence}, made, laid_over=over)
 
 
 # --- annotating
@@ -165,7 +165,7 @@ def test_a_frame_that_all_objects_have_left_may_be_annotated_once_there_is_an_ob
     timeline = Timeline(clip[0])
     timeline.annotate(0, painted(1))
     timeline.annotate(9, np.zeros(SIZE, np.uint8))
-    assert timeline.annotated == [0, 9] and timeline.entering() == [] and timeline.objects() == [1]
+    assert timeline.annotated == [0, 9] and timeline.annotations.entering == set() and timeline.objects() == [1]
     timeline.drop(0)
     with pytest.raises(MaskError, match="no object"):
         timeline.annotate(9, np.zeros(SIZE, np.uint8))
@@ -179,7 +179,7 @@ def test_a_folder_that_cannot_be_written_to(clip, tmp_path):
         timeline.write_annotations()
 
 
-# --- objects, entering frames, chains
+# --- objects, entering frames, segments
 
 
 def test_a_frame_can_show_what_was_annotated_at_or_before_it(clip):
@@ -194,13 +194,20 @@ def test_only_annotations_of_nothing_but_new_objects_enter(clip):
     timeline = Timeline(clip[0])
     for frame, ids in ((2, [1]), (5, [2, 3]), (8, [3, 4]), (11, []), (14, [6])):
         timeline.annotate(frame, painted(*ids))
-    assert timeline.entering() == [5, 14]
-    assert timeline.chains() == [
-        *(Chain(2, -1, 0), Chain(2, 1, 5)),  # up to the frame where 2 and 3 enter
-        *(Chain(5, 1, 6), Chain(8, -1, 7), Chain(8, 1, 9), Chain(11, -1, 10), Chain(11, 1, 14), Chain(14, 1, 19)),
+    assert timeline.annotations.entering == {5, 14}
+    assert [segment for segment, _ in timeline.plan()] == [
+        *(Segment(2, -1, 0), Segment(2, 1, 5)),  # up to the frame where 2 and 3 enter
+        *(
+            Segment(5, 1, 6),
+            Segment(8, -1, 7),
+            Segment(8, 1, 9),
+            Segment(11, -1, 10),
+            Segment(11, 1, 14),
+            Segment(14, 1, 19),
+        ),
     ]
     timeline.annotate(2, painted(1, 2, 3))
-    assert timeline.entering() == [14]
+    assert timeline.annotations.entering == {14}
 
 
 def test_an_entering_object_is_laid_over_what_is_found_of_the_others(clip):
@@ -209,7 +216,7 @@ def test_an_entering_object_is_laid_over_what_is_found_of_the_others(clip):
     timeline.annotate(6, painted(2))
     found = painted(1)
     found[:, 16:19] = 1  # reaches into the new object, which wins there
-    timeline.put(6, found, {1: 0.7}, Chain(0, 1, 6))
+    timeline.put(6, found, {1: 0.7}, timeline.plan()[0][1], laid_over=timeline.annotations[6])
     labels = timeline.labels(6)
     assert (labels[painted(2) > 0] == 2).all() and (labels[painted(1) > 0] == 1).all()
     np.testing.assert_array_equal(timeline.annotation(6), painted(2))
@@ -223,9 +230,8 @@ def test_everything_is_stale_until_filled_and_an_annotated_frame_never(clip):
     timeline = Timeline(clip[0])
     timeline.annotate(8, painted(1))
     assert timeline.stale() == [frame for frame in range(COUNT) if frame != 8]
-    chain = timeline.chains()[0]
-    timeline.put(7, painted(1), {1: 0.5}, chain)
-    assert not timeline.is_stale(7, chain) and 7 not in timeline.stale()
+    timeline.put(7, painted(1), {1: 0.5}, timeline.plan()[0][1])
+    assert 7 not in timeline.stale()
     pretend_to_fill(timeline)
     assert timeline.stale() == []
 
@@ -241,10 +247,12 @@ def test_a_correction_makes_stale_what_it_is_nearest_to(clip):
     backwards_from_10 = [6, 7, 8, 9]  # they see 16 too: it lies behind them
     assert timeline.stale() == [*backwards_from_10, 14, 15, 17, 18, 19]
     pretend_to_fill(timeline)
-    timeline.drop(16)
-    assert timeline.stale() == [*backwards_from_10, 14, 15, 16, 17, 18, 19]
+    timeline.drop(16)  # its own mask is again the one that was found there before
+    assert timeline.stale() == [*backwards_from_10, 14, 15, 17, 18, 19]
     pretend_to_fill(timeline)
-    timeline.annotate(0, painted(1))  # said again: all that goes forwards remembers it, what goes backwards does not
+    timeline.annotate(0, painted(1))
+    assert timeline.stale() == []  # the same again changes nothing
+    timeline.annotate(0, painted(1, 255))  # all that goes forwards remembers it, what goes backwards does not
     assert timeline.stale() == [1, 2, 3, 4, 5, *range(11, COUNT)]
 
 
@@ -253,7 +261,7 @@ def test_a_later_annotation_of_one_object_of_several_is_no_entering(clip):
     timeline.annotate(0, painted(1, 2))
     pretend_to_fill(timeline)
     timeline.annotate(10, painted(2))
-    assert timeline.entering() == [] and 5 not in timeline.stale() and 6 in timeline.stale()
+    assert timeline.annotations.entering == set() and 5 not in timeline.stale() and 6 in timeline.stale()
 
 
 def test_an_object_that_enters_leaves_the_frames_before_as_they_are(clip):
@@ -278,7 +286,7 @@ def test_dropping_and_saying_again_makes_stale(clip):
     timeline.annotate(0, painted(1))
     pretend_to_fill(timeline)
     timeline.drop(0)
-    assert timeline.annotated == [] and timeline.chains() == []
+    assert timeline.annotated == []
     timeline.annotate(0, painted(2))
     assert timeline.stale() == list(range(1, COUNT))
 
@@ -290,17 +298,17 @@ def test_dropping_and_saying_again_makes_stale(clip):
     st.booleans(),
 )
 def test_exactly_the_frames_whose_dependencies_changed_are_stale(clip, annotated, act, drop):
-    """Of one object, where nothing enters: a mask depends on its chain's direction and the annotations behind it."""
+    """Of one object, where nothing enters: a mask depends on its segment's direction and the annotations behind it."""
 
     def depends(timeline):
         return {
             frame: (
-                chain.anchor,
-                chain.step,
-                tuple(a for a in timeline.annotated if (chain.anchor - a) * chain.step >= 0),
+                segment.anchor,
+                segment.step,
+                tuple(a for a in timeline.annotated if (segment.anchor - a) * segment.step >= 0),
             )
-            for chain in timeline.chains()
-            for frame in chain.frames()
+            for segment, _ in timeline.plan()
+            for frame in segment.frames()
         }
 
     timeline = Timeline(clip[0])
@@ -312,7 +320,7 @@ def test_exactly_the_frames_whose_dependencies_changed_are_stale(clip, annotated
         act = timeline.annotated[act % len(timeline.annotated)]
         timeline.drop(act)
     else:
-        timeline.annotate(act, painted(1))
+        timeline.annotate(act, painted(1, 255))
     after = depends(timeline)
     expected = [f for f, what in after.items() if what != before.get(f) or (act in what[2])]
     assert timeline.stale() == sorted(expected)
@@ -326,9 +334,9 @@ def test_the_weakest_frame_is_where_the_least_sure_object_is_least_sure(clip):
     assert timeline.weakest() is None
     timeline.annotate(0, painted(1, 2))
     assert timeline.weakest() is None
-    chain = timeline.chains()[0]
+    _, made = timeline.plan()[0]
     for frame, confidence in ((3, {1: 0.9, 2: 0.5}), (4, {1: 0.4, 2: 0.99}), (5, {1: 0.4, 2: 0.4}), (6, {})):
-        timeline.put(frame, painted(1), confidence, chain)
+        timeline.put(frame, painted(1), confidence, made)
     assert timeline.weakest() == 4
     timeline.annotate(4, painted(1, 2))
     assert timeline.weakest() == 5

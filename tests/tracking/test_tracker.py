@@ -14,9 +14,10 @@ from scenes import FIVE, SIZE, CarryModel, ColourModel, Policy, SwapModel, film,
 
 from matchcut.errors import MaskError, ModelError, OutputError
 from matchcut.models.base import GuidedModel, MemoryPolicy
+from matchcut.refinement import confidence_of, cubic, guided, linear
 from matchcut.tracking import tracker as tracker_module
 from matchcut.tracking.timeline import Timeline
-from matchcut.tracking.tracker import Tracker, confidence_of, to_labels
+from matchcut.tracking.tracker import Tracker
 from matchcut.video.reader import Video
 
 COUNT = 30
@@ -213,7 +214,7 @@ def test_after_any_corrections_only_stale_frames_run_again_and_give_what_a_fresh
 
 
 @pytest.mark.parametrize("stored", ["memory", "folder"])
-def test_a_correction_taken_back_before_it_ran_costs_its_frame_alone(clip, tmp_path, stored):
+def test_a_correction_taken_back_before_it_ran_costs_nothing(clip, tmp_path, stored):
     video, truth = clip
     timeline = Timeline(video, tmp_path if stored == "folder" else None)
     timeline.annotate(0, truth[0])
@@ -224,9 +225,9 @@ def test_a_correction_taken_back_before_it_ran_costs_its_frame_alone(clip, tmp_p
     for frame in (9, 20):
         timeline.annotate(frame, only(truth[frame], 2))
         timeline.drop(frame)
-    assert timeline.stale() == [9, 20]
+    assert timeline.stale() == []
     tracker.fill(timeline)
-    assert model.segmented == 2
+    assert model.segmented == 0
     assert_same(timeline, before)
     if stored == "folder":  # what was kept on the way lies elsewhere
         assert sorted(path.name for path in tmp_path.iterdir()) == [f"{frame:05d}.png" for frame in range(COUNT)]
@@ -245,22 +246,21 @@ def test_a_run_after_a_drop_that_is_stopped_goes_on_where_it_was(clip):
     assert_same(timeline, tracked(video, {0: truth[0]}))
 
 
-@pytest.mark.parametrize("reason", ["carry", "carry without context", "disk full", "not kept"])
-def test_where_no_soft_masks_are_kept_the_chain_runs_again_whole(clip, reason):
+@pytest.mark.parametrize("reason", ["disk full", "not kept"])
+@pytest.mark.parametrize("kind", [ColourModel, CarryModel])
+def test_where_no_soft_masks_are_kept_the_segment_runs_again_whole(clip, reason, kind):
     video, truth = clip
-    kind = CarryModel if reason.startswith("carry") else ColourModel
-    policy = Policy(0) if reason == "carry without context" else Policy()
     timeline = Timeline(video, correctable=reason != "not kept")
     if reason == "disk full":
         timeline._soft._base.execute("PRAGMA max_page_count = 2")  # room for a frame or two
     timeline.annotate(0, truth[0])
     timeline.annotate(14, truth[14])
-    Tracker(kind(policy), device="cpu").fill(timeline)
+    Tracker(kind(), device="cpu").fill(timeline)
     timeline.drop(14)
-    model = kind(policy)
+    model = kind()
     Tracker(model, device="cpu").fill(timeline)
     assert model.segmented == COUNT - 1
-    assert_same(timeline, tracked(video, {0: truth[0]}, kind(policy)))
+    assert_same(timeline, tracked(video, {0: truth[0]}, kind()))
 
 
 # --- objects that enter, leave and come back
@@ -387,8 +387,8 @@ def test_references_kept_do_not_grow_with_the_video(tmp_path, route):
     alive, most = weakref.WeakSet(), [0]
 
     class Counting(ColourModel):
-        def remember(self, features, soft_masks, *, annotated=False):
-            kept = super().remember(features, soft_masks, annotated=annotated)
+        def remember(self, features, masks, annotated=False):
+            kept = super().remember(features, masks, annotated)
             alive.add(kept)
             most[0] = max(most[0], len(alive))
             return kept
@@ -428,7 +428,7 @@ def stop_at(step):
 
 @pytest.fixture
 def often(monkeypatch):
-    monkeypatch.setattr(tracker_module, "CHECKPOINT_EVERY", 4)
+    monkeypatch.setattr(tracker_module, "EVERY", 4)
 
 
 def interrupted(video, folder, annotations, step, make, **options):
@@ -441,7 +441,7 @@ def interrupted(video, folder, annotations, step, make, **options):
             timeline.annotate(frame, labels)
         model = make()
         if progress is None:
-            assert checkpoint.exists() == (step > 4 and not isinstance(model, CarryModel))
+            assert checkpoint.exists() == (step > 4)
             Tracker(model, device="cpu", **options).fill(timeline, checkpoint=checkpoint)
         else:
             with pytest.raises(StoppedError):
@@ -609,7 +609,7 @@ def test_the_model_may_state_its_size_and_the_tracker_another(clip):
     video, truth = clip
     for size, seen in ((None, (24, 32)), (36, (36, 48))):
         model = ColourModel()
-        model.size = 24
+        model.spec.size = 24
         tracked(video, {0: truth[0]}, model, size=size)
         assert model.shapes == {seen}
 
@@ -626,16 +626,16 @@ def test_unknown_devices_and_precisions_are_named():
 
 @settings(max_examples=60)
 @given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9), st.integers(0, 10**6), st.booleans(), st.booleans())
-def test_labels_and_confidence_of_any_soft_masks(objects, height, width, seed, cubic, stretch):
+def test_labels_and_confidence_of_any_soft_masks(objects, height, width, seed, smooth, stretch):
     soft = np.random.default_rng(seed).dirichlet([0.3] * (objects + 1), (height, width)).transpose(2, 0, 1)
     soft = np.ascontiguousarray(soft, np.float32)
     ids = list(range(7, 7 + objects))
-    labels = to_labels(soft, ids, (height * 5, width * 3), "cubic" if cubic else "linear", stretch)
+    how = cubic if smooth else linear
+    labels, sure = how(soft, ids, np.zeros((height * 5, width * 3, 3), np.uint8), stretch=stretch)
     assert labels.shape == (height * 5, width * 3) and labels.dtype == np.uint8
     assert set(np.unique(labels)) <= {0, *ids}
-    sure = confidence_of(soft, ids)
     assert list(sure) == ids and all(0 <= value <= 1 for value in sure.values())
-    same_size = to_labels(soft, ids, (height, width))
+    same_size, _ = cubic(soft, ids, np.zeros((height, width, 3), np.uint8))
     np.testing.assert_array_equal(same_size, np.array([0, *ids])[soft.argmax(0)])
 
 
@@ -650,13 +650,8 @@ def test_masks_are_enlarged_along_the_edges_of_the_frame(size):
     colours = np.array([[90, 90, 90]] * 4 + [[200, 60, 60]] * 5 + [[60, 60, 200]])
     frame = np.clip(colours[truth] + rng.normal(0, 6, (*size, 3)), 0, 255).astype(np.uint8)
     cells = [cv2.resize((truth == one).astype(np.float32), (20, 15), interpolation=cv2.INTER_AREA) for one in (0, 4, 9)]
-    wrong = {
-        how: (to_labels(np.stack(cells), [4, 9], size, how, frame=frame) != truth).sum() for how in ("cubic", "guided")
-    }
-    assert wrong["guided"] < 0.5 * wrong["cubic"]
-    np.testing.assert_array_equal(  # without the frame there is nothing to go by
-        to_labels(np.stack(cells), [4, 9], size, "guided"), to_labels(np.stack(cells), [4, 9], size, "cubic")
-    )
+    soft = np.stack(cells)
+    assert (guided(soft, [4, 9], frame)[0] != truth).sum() < 0.5 * (cubic(soft, [4, 9], frame)[0] != truth).sum()
 
 
 def test_confidence_of_sure_and_unsure_masks():
@@ -667,13 +662,13 @@ def test_confidence_of_sure_and_unsure_masks():
     assert confidence_of(half, [1]) == {1: 0.5}
 
 
-@pytest.mark.parametrize("enlarge", ["linear", "cubic", "guided"])
-def test_what_looks_like_ignored_pixels_is_no_object(clip, enlarge):
+@pytest.mark.parametrize("refined", [linear, cubic, guided])
+def test_what_looks_like_ignored_pixels_is_no_object(clip, refined):
     """What is unknown in the annotation votes for nothing, so that nothing has most votes where it goes."""
     video, truth = clip
     labels, model = truth[0].copy(), ColourModel()
     labels[truth[0] == 2] = 255
-    model.enlarge = enlarge
+    model.how = refined
     timeline = tracked(video, {0: labels}, model)
     assert_good(timeline, truth, (1,), range(1, COUNT))
     assert all(set(np.unique(timeline.labels(frame))) <= {0, 1} for frame in range(1, COUNT))
@@ -685,7 +680,7 @@ def test_seconds_are_counted_by_stage(clip):
     timeline.annotate(0, truth[0])
     tracker = Tracker(ColourModel(), device="cpu")
     tracker.fill(timeline)
-    assert {"read", "encode", "match", "enlarge", "write"} <= set(tracker.seconds)
+    assert {"read", "learn", "encode", "match", "refine", "write"} <= set(tracker.seconds)
 
 
 def test_a_network_is_put_on_the_device_and_in_evaluation_mode(clip):
@@ -694,10 +689,13 @@ def test_a_network_is_put_on_the_device_and_in_evaluation_mode(clip):
     class Network(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.inner, self.policy = ColourModel(), Policy()
-            self.drop = torch.nn.Dropout(0.9)
-            self.encode = lambda image: self.inner.encode(self.drop(image))
-            self.remember, self.segment = self.inner.remember, self.inner.segment
+            self.inner = inner = ColourModel()
+            self.drop, self.spec = torch.nn.Dropout(0.9), inner.spec
+            self.remember, self.segment, self.refine = inner.remember, inner.segment, inner.refine
+            self.fingerprint, self.adapt = inner.fingerprint, lambda annotated, ids: self
+
+        def encode(self, frame):
+            return self.inner.encode(SimpleNamespace(image=self.drop(frame.image)))
 
     assert_same(tracked(video, {0: truth[0]}, Network()), tracked(video, {0: truth[0]}))
 
@@ -707,7 +705,7 @@ def test_stand_ins_of_the_reference_are_enough(clip):
     video, truth = clip
 
     class Loose(ColourModel):
-        def remember(self, features, soft_masks, *, annotated=False):
-            return SimpleNamespace(**vars(super().remember(features, soft_masks, annotated=annotated)))
+        def remember(self, features, masks, annotated=False):
+            return SimpleNamespace(**vars(super().remember(features, masks, annotated)))
 
     assert_same(tracked(video, {5: truth[5]}, Loose()), tracked(video, {5: truth[5]}))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from matchcut.models.mask_vos import MaskVOS, build_mask_vos
-from matchcut.models.mask_vos_form import MaskVOSForm
+from matchcut.models.mask_vos.form import MaskVOSForm
 from matchcut.training.flips import flips_loss, mean_over_flips
 
 

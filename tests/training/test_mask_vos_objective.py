@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from matchcut.data.clips import ClipConfig
 from matchcut.errors import ModelError, TrainingError
-from matchcut.models.mask_vos_form import FORMS, MaskVOSForm
+from matchcut.models.mask_vos.form import FORMS, MaskVOSForm
 from matchcut.training.config import OptimiserConfig, TrainConfig, read_config
 from matchcut.training.loop import train
 from matchcut.training.losses import overlap_loss

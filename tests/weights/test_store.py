@@ -14,14 +14,15 @@ from safetensors.torch import save_file
 
 from matchcut.errors import ModelError
 from matchcut.models.backbones import Backbone
-from matchcut.models.label_propagation import PRESETS, LabelPropagation
+from matchcut.models.catalogue import DEFAULT_MODEL, MODELS
+from matchcut.models.label_propagation import GRID, PRESETS, SETTINGS, STAGES, STRIDE, LabelPropagation
 from matchcut.models.mask_vos import MaskVOS
-from matchcut.models.mask_vos_form import FORMS, MaskVOSForm, MaskVOSSettings
+from matchcut.models.mask_vos.form import FORMS, MaskVOSForm, MaskVOSSettings
 from matchcut.models.raft import Raft
 from matchcut.training.flips import mean_over_flips
 from matchcut.video.reader import Video
 from matchcut.weights import store
-from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS, PropagationModel
+from matchcut.weights.records import WEIGHTS
 from matchcut.weights.store import list_models, load_model, model_of, packaged_backbone, packaged_file
 
 SPEC = WEIGHTS["efficientnet-lite0-imagenet"]
@@ -61,7 +62,7 @@ def test_records_are_complete():
         assert timm.is_model(weights.backbone)
     for name, model in MODELS.items():
         assert model.name == name and model.summary and model.weights in (None, *WEIGHTS)
-        assert not isinstance(model, PropagationModel) or len(model.mix) == len(model.stages)
+        assert (model.build is None) != (model.on_backbone is None)
 
 
 # --- the packaged file
@@ -98,8 +99,7 @@ def test_features_are_those_of_a_direct_load():
 
 def test_the_loaded_model_has_the_features_of_its_weights():
     # Batch norms are folded on loading; no feature changes by that.
-    spec = MODELS["label-propagation"]
-    model, plain = load_model("label-propagation"), packaged_backbone(SPEC, spec.stages, spec.stride)
+    model, plain = load_model("label-propagation"), packaged_backbone(SPEC, STAGES, STRIDE)
     with torch.no_grad():
         for ours, theirs in zip(model.backbone(picture()), plain.eval()(picture()), strict=True):
             assert (ours - theirs).norm() < 1e-4 * theirs.norm()
@@ -114,7 +114,7 @@ def test_weights_of_a_trained_network_tell_images_apart(data):
         frame = torch.frombuffer(bytearray(Image.open(path).resize((240, 128)).tobytes()), dtype=torch.uint8)
         image = frame.view(1, 128, 240, 3).permute(0, 3, 1, 2) / 255
         with torch.no_grad():
-            return load_model("label-propagation").encode(image).mean((2, 3)).flatten()
+            return load_model("label-propagation").embed(image).mean((2, 3)).flatten()
 
     bus, later, other = keys("bus", 0), keys("bus", 8), keys("flamingo", 0)
     assert torch.cosine_similarity(bus, later, 0) > torch.cosine_similarity(bus, other, 0) + 0.02
@@ -212,35 +212,35 @@ def test_the_default_model_is_the_shipped_mask_vos(request):
     image = torch.from_numpy(frame[:256, :384].copy()).permute(2, 0, 1)[None] / 255
     with torch.no_grad():
         mean = model.features(mean_over_flips(plain.backbone, image), image).keys
-        ours, theirs = (one.encode(image) for one in (model, plain))
+        ours, theirs = (one.embed(image) for one in (model, plain))
     assert (ours.keys - mean).norm() < 0.8 * (theirs - mean).norm()
 
 
 def test_label_propagation_is_meant_where_only_it_can_be():
     assert isinstance(load_model(preset="crw"), LabelPropagation)
     assert isinstance(load_model(stages=(3,), stride=16), LabelPropagation)
-    assert load_model(backbone=SPEC.backbone).settings == MODELS["label-propagation"].settings
+    assert load_model(backbone=SPEC.backbone).settings == SETTINGS
 
 
 def test_label_propagation_by_name():
-    model, spec = load_model("label-propagation"), MODELS["label-propagation"]
-    assert model.settings == spec.settings and model.mix == spec.mix and model.grid == spec.grid
-    assert model.backbone.stages == spec.stages and model.backbone.stride == spec.stride
-    features = model.encode(picture())
-    assert features.shape == (1, 24 + 40 + 112, -(-61 // spec.grid), -(-83 // spec.grid))
+    model = load_model("label-propagation")
+    assert model.settings == SETTINGS and model.mix == (1.0, 1.0, 1.0) and model.grid == GRID
+    assert model.backbone.stages == STAGES and model.backbone.stride == STRIDE
+    features = model.embed(picture())
+    assert features.shape == (1, 24 + 40 + 112, -(-61 // GRID), -(-83 // GRID))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_by_name(preset):
     model = load_model(preset=preset)
-    assert model.settings == PRESETS[preset] and model.policy == PRESETS[preset].policy
+    assert model.settings == PRESETS[preset] and model.spec.policy == PRESETS[preset].policy
 
 
 def test_loading_twice_gives_two_models_of_the_same_features():
     one, other = load_model(), load_model()
     assert one.backbone is not other.backbone
     with torch.no_grad():
-        assert torch.equal(one.encode(picture()).keys, other.encode(picture()).keys)
+        assert torch.equal(one.embed(picture()).keys, other.embed(picture()).keys)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -255,7 +255,7 @@ def test_loaded_under_inference_mode_it_is_the_same_and_can_be_trained(name):
 def test_stages_and_stride_may_be_chosen():
     model = load_model(stages=(2,), stride=16)
     assert model.backbone.stages == (2,) and model.backbone.stride == 16 and model.mix == (1.0,)
-    assert model.encode(picture(64, 96)).shape == (1, 40, 4, 6)
+    assert model.embed(picture(64, 96)).shape == (1, 40, 4, 6)
 
 
 @pytest.mark.parametrize(("name", "stage"), [("resnet18", 3), ("vit_tiny_patch16_224", 11)])
@@ -309,7 +309,7 @@ def trained(tmp_path):
     torch.manual_seed(0)
     form = MaskVOSForm("test_resnet", key=16, value=8, widths=(16, 8), light=True)
     network = MaskVOS(Backbone(form.backbone, form.stages, form.stride), form)
-    network.encode(torch.rand(2, 3, 64, 64))
+    network.embed(torch.rand(2, 3, 64, 64))
     network.backbone.mean.fill_(0.4)
     numbers = {name: getattr(network.backbone, name).flatten().tolist() for name in ("mean", "std")}
     about = {"model": "mask-vos", "form": dataclasses.asdict(form), **numbers}
@@ -328,7 +328,7 @@ def test_trained_weights_give_the_network_they_are_of(trained, dtype, tolerance)
     model = load_model("mask-vos", weights=write(dtype))
     with torch.no_grad():
         for name in ("keys", "cells", "fine"):
-            ours, theirs = (getattr(one.encode(picture()), name) for one in (model, network))
+            ours, theirs = (getattr(one.embed(picture()), name) for one in (model, network))
             assert (ours - theirs).norm() < tolerance * theirs.norm()
     assert next(model.decoder.parameters()).dtype == torch.float32 and not model.training
 
@@ -339,7 +339,7 @@ def test_label_propagation_matches_what_a_run_learned(trained):
     assert model.settings == PRESETS["crw"] and model.grid == network.grid
     with torch.no_grad():
         deepest = network.backbone(picture())[-1]  # the one that the form matches
-        torch.testing.assert_close(model.encode(picture()), F.normalize(deepest, dim=1), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(model.embed(picture()), F.normalize(deepest, dim=1), atol=1e-4, rtol=1e-4)
     with pytest.raises(ModelError, match="backbone, stages and stride come with a run's weights"):
         load_model(backbone=SPEC.backbone, weights=write())
 
@@ -349,7 +349,7 @@ def test_two_files_of_weights_are_told_apart(trained):
     one = load_model("mask-vos", weights=write())
     torch.nn.init.normal_(network.decoder.logit.weight)
     other = load_model("mask-vos", weights=write())
-    assert one.backbone.weights != other.backbone.weights
+    assert one.fingerprint() != other.fingerprint()
 
 
 def test_trained_weights_that_do_not_fit_are_refused(trained, tmp_path):

@@ -2,9 +2,10 @@
 
 from matchcut.api.automatic import flow_source, run_automatic, segment
 from matchcut.api.evaluation import evaluate, train
-from matchcut.api.guided import annotations_of, check_outputs, run, track
+from matchcut.api.guided import annotations_of, track
 from matchcut.api.passes import Passes
 from matchcut.api.records import about_model, versions
+from matchcut.api.runs import check_outputs, run, run_stream
 from matchcut.benchmarks.score import score
 from matchcut.weights.store import list_models, load_model
 
@@ -19,6 +20,7 @@ __all__ = [
     "load_model",
     "run",
     "run_automatic",
+    "run_stream",
     "score",
     "segment",
     "track",

@@ -5,23 +5,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
-from matchcut.api.guided import Source, run, write_outputs
+from matchcut.api.guided import Source
 from matchcut.api.passes import Passes
-from matchcut.api.records import EarlierRun, earlier_run, measured_of, versions, weakest_of
+from matchcut.api.runs import check_outputs, remarks, run
 from matchcut.errors import ModelError, PromptError
-from matchcut.files import make_folder
-from matchcut.manifest import run_folder
 from matchcut.models.base import AutomaticModel
+from matchcut.models.catalogue import AUTOMATIC
 from matchcut.tracking.automatic import Segmenter
+from matchcut.tracking.device import pick_device
 from matchcut.tracking.instances import After, annotations_from
 from matchcut.tracking.motion import FlowSource
-from matchcut.tracking.outputs import KIND, LOG, RECORD, Outputs, read_of
-from matchcut.tracking.placement import pick_device
+from matchcut.tracking.outputs import Outputs
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Progress, Tracker
 from matchcut.video.flow import dis_flow
 from matchcut.video.reader import Video
-from matchcut.weights.specs import AUTOMATIC
 from matchcut.weights.store import load_model, model_of
 
 
@@ -63,7 +61,7 @@ def segment(
     if after is None:
         return timeline
     tracker = Tracker(load_model(), device=device, precision=precision)  # type: ignore[arg-type]
-    annotations = annotations_from(timeline, segmenter.cuts, tracker, after)
+    annotations = annotations_from(timeline, tracker, after)
     tracked = Timeline(video)
     for frame, labels in annotations.items():
         tracked.annotate(frame, labels)
@@ -106,98 +104,34 @@ def run_automatic(
     about: Mapping[str, Any] | None = None,
     passes: Passes | None = None,
 ) -> dict[str, Any]:
-    """Segment a video into a folder, as the command does: masks as they come, then what else is wanted.
-
-    An interrupted run of the same input and settings goes on, a finished one is left as it is.
+    """Segment a video into a folder with no prompt, and hand what was found to a tracker, where that is wanted.
 
     Args:
         tracker: of `after`, where that is given.
-        inputs, passes: as of `run`.
-
-    Returns:
-        As `run`.
+        overwrite, resume, inputs, about, passes: as of `run`, whose result it returns.
 
     Raises:
         MatchcutError: the input, the flow or the folder cannot be used.
     """
-    if not video.seekable:
-        raise PromptError(f"{video.source}: a stream cannot be segmented: frames are needed twice; save it first")
-    passes = passes or Passes()
-    flow = segmenter.flow
+    passes, flow = passes or Passes(), segmenter.flow
     folders = {place for place in (flow.cache, *(one.parent for one in flow.files.values())) if place is not None}
-    reads = [*read_of(video), *flow.files.values(), *folders, *inputs]
-    masks = [f"masks/{name}.png" for name in video.names()]
-    if after is not None:
-        if tracker is None:
-            raise ModelError(f"after={after!r} needs a tracker")
-        # What cannot be written is said before minutes are spent.
-        names = [] if resume else [*masks, RECORD, *outputs.names(video.names())]
-        with run_folder(folder, KIND, names, inputs=reads, overwrite=overwrite, resume=resume):
-            with TemporaryDirectory() as scratch:  # in memory, masks would grow with the video
-                timeline = Timeline(video, Path(scratch), correctable=False)
-                passes.begin("finding the object")
-                segmenter.fill(timeline, passes.progress)
-                if after == "objects":
-                    passes.begin("splitting it into objects")
-                given = annotations_from(timeline, segmenter.cuts, tracker, after, passes.progress)
-            said = remarks(video, segmenter)
-            record = {
-                **(about or {}),
-                **found_of(video, segmenter),
-                "handed_on": [video.frame_name(one) for one in given],
-            }
-            how: Any = {"resume": True, "inputs": reads, "about": record, "passes": passes}
-            measured = run(video, tracker, folder, outputs, given, **how)
-        return {**measured, "said": [*said, *measured["said"]]}
-    timeline = Timeline(video, folder / "masks", correctable=False)
-    fingerprint = segmenter.fingerprint(timeline)
-    earlier = earlier_run(folder, timeline, fingerprint) if resume else EarlierRun()
-    names = outputs.names(video.names())
-    if not earlier.whole:
-        names = [*masks, RECORD, LOG, *names]
-    how = {"inputs": reads, "overwrite": overwrite, "resume": resume, "ruined": earlier.ruined}
-    with run_folder(folder, KIND, names, **how):
-        if earlier.whole:
-            for frame in range(len(video)):
-                timeline.mark(frame, {}, segmenter.chain(timeline))
-            measured = {"frames": len(video), "finished_before": True, "seconds_a_stage": {}}
-        else:
-            make_folder(folder / "masks")
-            passes.begin("finding the object")
-            segmenter.fill(timeline, passes.progress, log=folder / LOG, fingerprint=fingerprint)
-            measured = measured_of(len(video), passes, segmenter.seconds)
-            more = {**(about or {}), **versions(), **measured, **found_of(video, segmenter)}
-            timeline.save(folder, **more, fingerprint=fingerprint)
-            (folder / LOG).unlink(missing_ok=True)
-        write_outputs(video, timeline, outputs, measured, passes)
-    said = [] if earlier.whole else [*remarks(video, segmenter), *earlier.remarks()]
-    return {**measured, "said": said, "weakest": weakest_of(timeline)}
-
-
-def found_of(video: Video, segmenter: Segmenter) -> dict[str, Any]:
-    """For the record: frames without motion, and where scenes begin."""
-    return {
-        "still_frames": [video.frame_name(one) for one in segmenter.still],
-        "cuts": [video.frame_name(one) for one in segmenter.cuts],
-        "flow": segmenter.flow.name,
-        "flow_computed_instead": segmenter.flow.missing,
-    }
-
-
-def remarks(video: Video, segmenter: Segmenter) -> list[str]:
-    """What a user should know of the video that was segmented last, a line each."""
-    lines, count = [], len(video)
-    if len(segmenter.still) == count:
-        what = "a single frame shows no motion" if count == 1 else "nothing moves in this video"
-        lines.append(f"{what}: the object was looked for by appearance alone, and may be another")
-    elif segmenter.still:
-        lines.append(
-            f"nothing moves in {len(segmenter.still)} of {count} frames: there it was found by appearance alone"
-        )
-    if segmenter.cuts:
-        names = ", ".join(video.frame_name(one) for one in segmenter.cuts[:5]) + ", ..." * (len(segmenter.cuts) > 5)
-        lines.append(f"{len(segmenter.cuts) + 1} scenes: cuts before {names}; no motion was taken across them")
-    if missing := segmenter.flow.missing:
-        names = ", ".join(missing[:5]) + ", ..." * (len(missing) > 5)
-        lines.append(f"{len(missing)} frames had no precomputed flow ({names}); theirs was computed")
-    return lines
+    reads = [*flow.files.values(), *folders, *inputs]
+    about = {**(about or {}), "flow": flow.name}
+    how: Any = {"overwrite": overwrite, "resume": resume, "inputs": reads, "passes": passes}
+    if after is None:
+        return run(video, segmenter, folder, outputs, about=about, **how)
+    if tracker is None:
+        raise ModelError(f"after={after!r} needs a tracker")
+    # What cannot be written is said before minutes are spent.
+    check_outputs(video, outputs, overwrite=overwrite, resume=resume, inputs=reads)
+    with TemporaryDirectory() as scratch:  # in memory, masks would grow with the video
+        timeline = Timeline(video, Path(scratch), correctable=False)
+        passes.begin("finding the object")
+        segmenter.fill(timeline, passes.progress)
+        if after == "objects":
+            passes.begin("splitting it into objects")
+        given = annotations_from(timeline, tracker, after, passes.progress)
+        said, notes = remarks(timeline), timeline.record()["notes"]
+    about = {**about, "found_first": notes, "handed_on": [video.frame_name(one) for one in given]}
+    measured = run(video, tracker, folder, outputs, given, about=about, **how)
+    return {**measured, "said": [*said, *measured["said"]]}

@@ -1,7 +1,6 @@
 """Tracking: from a video and a prompt to masks, as a timeline or in a folder."""
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -9,25 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from matchcut.api.passes import Passes
-from matchcut.api.records import (
-    EarlierRun,
-    earlier_run,
-    measured_of,
-    seconds_of,
-    sure_of,
-    update_record,
-    versions,
-    weakest_of,
-)
 from matchcut.errors import MaskError, PromptError
-from matchcut.files import make_folder
 from matchcut.folders import IMAGES, files_in
-from matchcut.manifest import check_run, run_folder
-from matchcut.masks import MAX_OBJECTS, LabelMap, check_mask, object_ids, read_masks, write_mask
+from matchcut.masks import MAX_OBJECTS, LabelMap, check_mask, object_ids, read_masks
 from matchcut.models.base import GuidedModel
 from matchcut.tracking.inputs import Boxes, Mask, as_annotations, as_boxes, as_label_map
-from matchcut.tracking.outputs import CHECKPOINT, KIND, RECORD, Outputs, read_of, write_record
 from matchcut.tracking.prompts import box_to_mask, check_box, combine
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Progress, Tracker
@@ -156,153 +141,3 @@ def _mask_files(video: Video, folder: Path) -> dict[int, Path]:
         if (other := given.setdefault(frames[one.stem], one)) is not one:
             raise MaskError(f"{one}: a second mask of this frame beside {other.name}: remove one")
     return given
-
-
-def run(
-    video: Video,
-    tracker: Tracker,
-    folder: Path,
-    outputs: Outputs,
-    mask: Prompt = None,
-    boxes: Boxes = (),
-    *,
-    frame: int = 0,
-    threshold: float | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    inputs: Sequence[Path] = (),
-    about: Mapping[str, Any] | None = None,
-    passes: Passes | None = None,
-) -> dict[str, Any]:
-    """Track a video into a folder, as the command does: masks as they come, then what else is wanted.
-
-    An interrupted run of the same input and settings in the folder is gone on with, a finished one left as it is, but
-    for masks that are damaged or gone: these are made anew.
-
-    Args:
-        inputs: other files that are read, of weights say, which nothing is written over.
-        passes: those before this one, if any, whose time counts too; told of those that follow.
-
-    Returns:
-        What was measured (`measured_of`); `said`: what a user should know of it; and `weakest`: the frame that most
-        needs a correction (`weakest_of`).
-
-    Raises:
-        MatchcutError: as `annotations_of` and `Tracker.fill`; the folder holds a run of other settings, or files of the
-            user's where some would be written; see `run_folder`.
-    """
-    passes = passes or Passes()
-    reads = [*read_of(video), *([Path(mask)] if isinstance(mask, str | Path) else []), *inputs]
-    if not video.seekable:
-        if frame:
-            raise PromptError(f"frame {frame}: the prompt of a stream is of its first frame")
-        first, frames = _first_frame(video)
-        annotations = annotations_of(video, mask, boxes, threshold=threshold, image=first)
-        there = [one.stem for place in ("masks", "cutout") for one in (folder / place).glob("[0-9]*.png")]
-        with run_folder(folder, KIND, _names(there, outputs), inputs=reads, overwrite=overwrite, goes_on=False):
-            return _run_stream(video, frames, annotations, tracker, folder, outputs, dict(about or {}), passes)
-    annotations = annotations_of(video, mask, boxes, frame=frame, threshold=threshold)
-    timeline = Timeline(video, folder / "masks", correctable=False)
-    for index, labels in annotations.items():
-        timeline.annotate(index, labels)
-    fingerprint = tracker.fingerprint(timeline)
-    earlier = earlier_run(folder, timeline, fingerprint) if resume else EarlierRun()
-    names = outputs.names(video.names()) if earlier.whole else _names(video.names(), outputs)
-    how: Any = {"inputs": reads, "overwrite": overwrite, "resume": resume, "ruined": earlier.ruined}
-    with run_folder(folder, KIND, names, **how):
-        if earlier.record is not None:
-            sure = sure_of(earlier.record)
-            for chain in timeline.chains():
-                for index in chain.frames():
-                    if timeline.has_file(index):
-                        timeline.mark(index, sure.get(video.frame_name(index), {}), chain)
-        if earlier.whole:
-            measured: dict[str, Any] = {"frames": len(video), "finished_before": True, "seconds_a_stage": {}}
-        else:
-            make_folder(folder / "masks")
-            passes.begin("tracking")
-            tracker.fill(timeline, passes.progress, folder / CHECKPOINT)
-            measured = measured_of(len(video), passes, tracker.seconds)
-            timeline.save(folder, **(about or {}), **versions(), **measured, fingerprint=fingerprint)
-        write_outputs(video, timeline, outputs, measured, passes)
-    return {**measured, "said": earlier.remarks(), "weakest": weakest_of(timeline)}
-
-
-def check_outputs(
-    video: Video, outputs: Outputs, *, overwrite: bool = False, resume: bool = False, inputs: Sequence[Path] = ()
-) -> None:
-    """Before a model is loaded: whether a run over a video can be written into the folder of its outputs.
-
-    Args:
-        inputs: other files and folders that are read.
-
-    Raises:
-        OutputError: it cannot; see `run_folder`.
-    """
-    frames = video.names() if video.seekable and not resume else []  # where one goes on, it depends on what is there
-    reads = [*read_of(video), *inputs]
-    how: Any = {"inputs": reads, "overwrite": overwrite, "resume": resume, "goes_on": video.seekable}
-    check_run(outputs.folder, KIND, _names(frames, outputs) if frames else [], **how)
-
-
-def write_outputs(video: Video, timeline: Timeline, outputs: Outputs, measured: dict[str, Any], passes: Passes) -> None:
-    """Write what is wanted besides masks, once the record stands; the time that it takes joins what was measured."""
-    if outputs.wanted:
-        passes.begin(f"writing {' and '.join(outputs.wanted)}")
-        with outputs:
-            for index, image in video.frames():
-                found = timeline.labels(index)
-                assert found is not None
-                outputs.add(video.frame_name(index), image, found)
-                if passes.progress is not None:
-                    passes.progress(index + 1, len(video))
-        if "finished_before" not in measured:
-            measured |= seconds_of(passes)
-        update_record(outputs.folder, {} if "finished_before" in measured else measured)
-
-
-def _names(frames: Sequence[str], outputs: Outputs) -> list[str]:
-    """The paths in its folder of what a run writes for frames of these names."""
-    masks = [f"masks/{name}.png" for name in frames]
-    return [*masks, RECORD, CHECKPOINT, *outputs.names(frames)]
-
-
-def _first_frame(video: Video) -> tuple[Frame, Iterator[Frame]]:
-    """The first frame of a stream, and all of them."""
-    frames = iter(video)
-    first = next(frames)
-    return first, itertools.chain([first], frames)
-
-
-def _run_stream(
-    video: Video,
-    frames: Iterator[Frame],
-    annotations: Mapping[int, LabelMap],
-    tracker: Tracker,
-    folder: Path,
-    outputs: Outputs,
-    about: dict[str, Any],
-    passes: Passes,
-) -> dict[str, Any]:
-    """As `run`, for frames that come once and cannot be sought."""
-    count = 0
-    shown: list[Frame] = []
-
-    def seen() -> Iterator[Frame]:
-        for one in frames:
-            shown[:] = [one]
-            yield one
-
-    make_folder(folder / "masks")
-    passes.begin("tracking")
-    with outputs:
-        for index, labels in tracker.stream(seen(), annotations):
-            write_mask(folder / "masks" / f"{video.frame_name(index)}.png", labels)
-            outputs.add(video.frame_name(index), shown[0], labels)
-            count = index + 1
-            if passes.progress is not None:
-                passes.progress(count, 0)
-    measured = measured_of(count, passes, tracker.seconds)
-    described = {"input": video.source, "size": list(video.size), "frame_rate": float(video.frame_rate)}
-    write_record(folder, {**described, **about, **versions(), **measured})
-    return {**measured, "said": [], "weakest": None}

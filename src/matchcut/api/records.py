@@ -1,11 +1,9 @@
 """What a run says of itself in `timeline.json`: the model, versions, what was measured; and whether it is done."""
 
-import json
 import platform
 import resource
 import sys
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,39 +12,27 @@ from typing import Any
 from matchcut.api.passes import STARTING, Passes
 from matchcut.errors import OutputError
 from matchcut.manifest import Manifest
-from matchcut.models.mask_vos import MaskVOS
-from matchcut.models.transport_net import TransportNet
 from matchcut.tracking.automatic import Segmenter
-from matchcut.tracking.interrupted import check_interrupted
-from matchcut.tracking.outputs import CHECKPOINT, LOG, RECORD, can_be_read, write_record
+from matchcut.tracking.checkpoint import check_checkpoint
+from matchcut.tracking.outputs import CHECKPOINT, RECORD, can_be_read, read_record, write_record
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
-from matchcut.weights.specs import MODELS, WEIGHTS, model_name
+from matchcut.weights.store import described
 
 
 def about_model(
-    model: str | None, preset: str | None, backbone: str | None, tracker: Tracker | Segmenter
+    runner: Tracker | Segmenter,
+    model: str | None,
+    preset: str | None = None,
+    backbone: str | None = None,
+    weights: Path | None = None,
 ) -> dict[str, Any]:
-    """What a record says of the model: its name, settings and weights."""
-    model = model_name(model, preset, backbone)
-    weights, own = WEIGHTS[MODELS[model].weights], getattr(tracker.model, "backbone", None)
-    if isinstance(tracker.model, MaskVOS | TransportNet):  # of a file, which the store knows by name and hash
-        assert own is not None and own.weights is not None
-        backbone = own.name
-        name, _, digest = own.weights.rpartition(" ")
-    elif backbone in (None, weights.backbone):
-        backbone, name, digest = weights.backbone, weights.name, weights.sha256
-    else:
-        name, digest = backbone, None
+    """What a record says of a model by name, and of how it is run."""
     return {
-        "model": model,
-        "preset": preset,
-        "backbone": backbone,
-        "weights": name,
-        "weights_sha256": digest,
-        "working_size": tracker.size,
-        "device": str(tracker.device),
-        "precision": str(tracker.dtype).removeprefix("torch."),
+        **described(model, preset, backbone, weights),
+        "working_size": runner.size,
+        "device": str(runner.device),
+        "precision": str(runner.dtype).removeprefix("torch."),
     }
 
 
@@ -91,37 +77,6 @@ def weakest_of(timeline: Timeline) -> dict[str, Any] | None:
     return {"name": video.frame_name(frame), "sure": min(sure.values()), "annotated": annotated}
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """What `timeline.json` holds; None where there is none.
-
-    Raises:
-        OutputError: it cannot be read, or is no record.
-    """
-    path = folder / RECORD
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        why = "is empty" if path.is_file() and not path.stat().st_size else f"cannot be read ({error})"
-        raise OutputError(f"{path}: {why}; remove it, and --resume makes it anew") from error
-    if not isinstance(record, dict):
-        raise OutputError(f"{path}: is no record of a run; remove it, and --resume makes it anew")
-    return record
-
-
-def finished_run(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The record of a finished run with this fingerprint in a folder; None where there is none.
-
-    Raises:
-        OutputError: the folder holds a finished run of something else, or a damaged record.
-    """
-    record = read_record(folder)
-    if record is not None and record.get("fingerprint") != fingerprint:
-        raise OutputError(f"{folder} holds a run of another input, prompt or setting: --overwrite replaces it")
-    return record
-
-
 @dataclass(frozen=True)
 class EarlierRun:
     """What a folder holds of a run that is to be gone on with."""
@@ -138,34 +93,41 @@ class EarlierRun:
         """Whether it was finished and all of it is there."""
         return self.record is not None and not self.ruined and not self.gone
 
+    def restore(self, timeline: Timeline) -> None:
+        """Tell a timeline what is done of a finished run.
+
+        Raises:
+            OutputError: its record is damaged.
+        """
+        if self.record is not None:
+            try:
+                timeline.restore(self.record, self.ruined)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise OutputError(f"{RECORD}: is damaged ({error!r}); remove it, and --resume makes it anew") from error
+
     def remarks(self) -> list[str]:
         """What a user should know of it, a line each."""
         damaged = [f"{path} was damaged; it was made anew" for path in self.ruined]
         return damaged + [f"{path} was gone; it was made anew" for path in self.gone]
 
 
-def earlier_run(folder: Path, timeline: Timeline, fingerprint: str) -> EarlierRun:
-    """What a folder holds of a run with this fingerprint, whose masks are the files of `timeline`.
+def earlier_run(folder: Path, timeline: Timeline, fingerprint: str, resume: bool) -> EarlierRun:
+    """What a folder holds of a run with this fingerprint that is to be gone on with, whose masks are the files of
+    `timeline`.
 
     Raises:
         OutputError: it holds a run of something else, or a damaged record.
     """
-    record = finished_run(folder, fingerprint)
+    if not resume:
+        return EarlierRun()
+    record = read_record(folder)
     if record is None:
-        check_interrupted(folder / CHECKPOINT, folder / LOG, fingerprint)
+        check_checkpoint(folder / CHECKPOINT, fingerprint)
+    elif record.get("fingerprint") != fingerprint:
+        raise OutputError(f"{folder} holds a run of another input, prompt or setting: --overwrite replaces it")
     places = [folder / "masks" / f"{name}.png" for name in timeline.video.names()]
     gone = [path for path in places if not path.exists()] if record is not None else []
     return EarlierRun(record, tuple(Manifest(folder).ruined(places, can_be_read)), tuple(gone))
-
-
-def sure_of(record: Mapping[str, Any]) -> dict[str, dict[int, float]]:
-    """How sure a run was of each object, by the name of the frame, as its record says; nothing where that is odd."""
-    with suppress(AttributeError, KeyError, TypeError, ValueError):
-        return {
-            str(name): {int(number): float(sure) for number, sure in found.items()}
-            for name, found in record["confidence"].items()
-        }
-    return {}
 
 
 def update_record(folder: Path, changes: Mapping[str, Any]) -> None:

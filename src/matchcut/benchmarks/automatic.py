@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matchcut.benchmarks.protocols import Protocol
-from matchcut.errors import ModelError, PromptError
+from matchcut.errors import PromptError
 from matchcut.masks import write_mask
-from matchcut.models.base import GuidedModel
 from matchcut.tracking.automatic import Segmenter
 from matchcut.tracking.instances import annotations_from
 from matchcut.tracking.timeline import Timeline
@@ -19,18 +18,17 @@ from matchcut.weights.store import load_model
 
 
 def segment_sequence(
-    protocol: Protocol, segmenter: Segmenter, timeline: Timeline, wanted: list[Path], log: Path, fingerprint: str
+    protocol: Protocol, segmenter: Segmenter, timeline: Timeline, wanted: list[Path], checkpoint: Path
 ) -> None:
     """Write a file a frame, as the protocol reads it.
 
     Args:
         timeline: whose masks are the files, where the protocol wants the mask of one object.
         wanted: the file of each frame.
-        log: see `Segmenter.fill`.
+        checkpoint: see `Segmenter.fill`.
     """
     if protocol.objects == "one":
-        segmenter.fill(timeline, log=log, fingerprint=fingerprint)
-        log.unlink(missing_ok=True)
+        segmenter.fill(timeline, checkpoint=checkpoint)
         return
     if protocol.objects == "map":
 
@@ -40,12 +38,9 @@ def segment_sequence(
         segmenter.fill(timeline, keep=keep)
         return
     segmenter.fill(timeline)
-    guided = load_model()
-    if not isinstance(guided, GuidedModel):
-        raise ModelError("the default guided model is needed to split a region into objects")
-    tracker, tracked = Tracker(guided, device=str(segmenter.device)), Timeline(timeline.video)
+    tracker, tracked = Tracker(load_model(), device=str(segmenter.device)), Timeline(timeline.video)
     with suppress(PromptError):  # nothing was found: it counts as it is
-        for frame, labels in annotations_from(timeline, segmenter.cuts, tracker, "objects").items():
+        for frame, labels in annotations_from(timeline, tracker, "objects").items():
             tracked.annotate(frame, labels)
         tracker.fill(tracked)
         timeline = tracked

@@ -36,13 +36,12 @@ from matchcut.manifest import check_folder, noted_in, run_folder
 from matchcut.masks import write_mask
 from matchcut.metrics import joint_positions
 from matchcut.models.base import AutomaticModel, GuidedModel
-from matchcut.models.mask_vos import MaskVOS
+from matchcut.models.catalogue import AUTOMATIC, model_name
 from matchcut.tracking.automatic import Segmenter
 from matchcut.tracking.outputs import can_be_read
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
 from matchcut.video.reader import Video
-from matchcut.weights.specs import AUTOMATIC, model_name
 from matchcut.weights.store import model_of
 
 Say = Callable[[str], None]
@@ -53,7 +52,7 @@ PUBLISHED: dict[str, tuple[int, int]] = {"vip": (560, 4), "jhmdb": (320, 7)}
 al., NeurIPS 2020; sizes: Li et al., NeurIPS 2019, whose scripts others use."""
 SIGMA = 0.5
 """Of a joint's heat map, in cells of the grid (Li et al., NeurIPS 2019)."""
-CHECKPOINT, LOG = ".ckpt", ".jsonl"
+CHECKPOINT = ".ckpt"
 """What is beside a sequence's record while it runs; short, since its name may be as long as a file's."""
 
 
@@ -76,12 +75,10 @@ class Choice:
             ModelError: no such model, preset, backbone, weights, device or precision.
         """
         model = model_of(self.model, preset=self.preset, backbone=self.backbone, weights=self.weights)
-        if protocol.task == "jhmdb" and isinstance(model, MaskVOS):
-            model = model.with_settings(blend=1.0, edge=None, target=0.0)  # joints are no masks: carried, not decoded
         size, policy = self.size, None
         if self.preset is not None and protocol.task in PUBLISHED:
             published, context = PUBLISHED[protocol.task]
-            size, policy = size or published, replace(model.policy, context=context)
+            size, policy = size or published, replace(model.spec.policy, context=context)
         return Tracker(model, policy, size=size, device=self.device, precision=self.precision)
 
     def segmenter(self) -> Segmenter:
@@ -248,12 +245,12 @@ def _masks(sequence: Sequence, protocol: Protocol, out: Path) -> list[Path]:
 def _files(sequence: Sequence, protocol: Protocol, out: Path) -> list[Path]:
     """All files that a sequence's run writes."""
     record = out / "runs" / f"{sequence.name}.json"
-    return [*_masks(sequence, protocol, out), record, _beside(record, CHECKPOINT), _beside(record, LOG)]
+    return [*_masks(sequence, protocol, out), record, _checkpoint(record)]
 
 
-def _beside(record: Path, suffix: str) -> Path:
-    """What goes with the record of a sequence, whose name may have dots."""
-    return record.with_name(record.name.removesuffix(".json") + suffix)
+def _checkpoint(record: Path) -> Path:
+    """The checkpoint beside the record of a sequence, whose name may have dots."""
+    return record.with_name(record.name.removesuffix(".json") + CHECKPOINT)
 
 
 def _write_record(out: Path, record: Record) -> Path:
@@ -313,21 +310,20 @@ def _job(sequence: Sequence, protocol: Protocol, runner: Tracker | Segmenter, ou
         if isinstance(runner, Segmenter):
             files_of = place if protocol.objects == "one" else None  # else the masks are made into something else
             timeline = Timeline(video, files_of, correctable=False)
-            yield _Job(timeline, runner.fingerprint(timeline), first, wanted)
+            yield _Job(timeline, timeline.fingerprint(runner.fingerprint()), first, wanted)
             return
         tracker, timeline = runner, Timeline(video, place, correctable=False)
         if protocol.task == "jhmdb":
             joints = read_joints(sequence)[0]  # (N, 2)
             scale = min(video.size) / (tracker.size or min(video.size))
-            grid = getattr(tracker.model, "grid", 8)
-            heat = _heat(joints, video.size, scale * grid, scale * getattr(tracker.model, "mask_grid", grid))
+            heat = _heat(joints, video.size, scale * tracker.spec.grid, scale * tracker.spec.mask_grid)
             timeline.annotate(0, (1 + heat[1:].argmax(0)).astype(np.uint8))  # for the fingerprint alone
-            yield _Job(timeline, tracker.fingerprint(timeline), first, wanted, joints, heat)
+            yield _Job(timeline, timeline.fingerprint(tracker.fingerprint()), first, wanted, joints, heat)
             return
         for frame, ids in given.items():
             labels = read_truth(sequence, frame)
             timeline.annotate(names.index(frame) - first, np.where(np.isin(labels, ids), labels, 0).astype(np.uint8))
-        yield _Job(timeline, tracker.fingerprint(timeline), first, wanted)
+        yield _Job(timeline, timeline.fingerprint(tracker.fingerprint()), first, wanted)
 
 
 def _run(protocol: Protocol, runner: Tracker | Segmenter, out: Path, choice: Choice, sequence: Sequence) -> Record:
@@ -339,11 +335,10 @@ def _run(protocol: Protocol, runner: Tracker | Segmenter, out: Path, choice: Cho
         written = _write_record(out, record)
         if isinstance(runner, Segmenter):
             make_folder(job.wanted[0].parent)
-            log = _beside(written, LOG)
-            segment_sequence(protocol, runner, job.timeline, job.wanted, log, job.fingerprint)
+            segment_sequence(protocol, runner, job.timeline, job.wanted, _checkpoint(written))
         elif job.joints is None:
             make_folder(job.wanted[0].parent)
-            runner.fill(job.timeline, checkpoint=_beside(written, CHECKPOINT))
+            runner.fill(job.timeline, checkpoint=_checkpoint(written))
             for path in job.wanted[: job.first]:  # before the first object enters
                 write_mask(path, np.zeros(job.timeline.size, np.uint8))
         else:

@@ -96,17 +96,15 @@ def track(
         inputs, videos, prompts, results, asked, strict=True
     ):
         tracker = Tracker(network, size=size, device=device, precision=precision)
-        about = api.about_model(model, preset, backbone, tracker)
+        about = api.about_model(tracker, model, preset, backbone, weights)
         with resumable(), Bar(video.name) as bar:
-            measured = api.run(
-                *(video, tracker, outputs.folder, outputs, given, around),
-                frame=frame,
-                threshold=threshold,
-                **how,
-                inputs=read,
-                about=about,
-                passes=api.Passes(clock.lap(), bar.begin, bar.update),
-            )
+            passes = api.Passes(clock.lap(), bar.begin, bar.update)
+            place = video, tracker, outputs.folder, outputs
+            if video.seekable:
+                measured = api.run(*place, given, **how, inputs=read, about=about, passes=passes)
+            else:
+                prompted: Any = {"frame": frame, "threshold": threshold, "overwrite": overwrite}
+                measured = api.run_stream(*place, given, around, **prompted, inputs=read, about=about, passes=passes)
         hand_made = prompt if prompt is not None and prompt.is_dir() else None
         summarise(outputs.folder, measured, wanted, [*outputs.said, *measured["said"]])
         correct(outputs.folder, measured["weakest"], source, {**selected, **chosen, **wanted}, hand_made)
@@ -147,11 +145,11 @@ def segment(
         raise PromptError(f'--cutout {cutout}: expected "png" or "mov"')
     starting()
     from matchcut import api
+    from matchcut.models.catalogue import AUTOMATIC
     from matchcut.tracking.automatic import Segmenter
     from matchcut.tracking.outputs import Outputs
     from matchcut.tracking.tracker import Tracker
     from matchcut.video.reader import Video
-    from matchcut.weights.specs import AUTOMATIC
 
     videos = [Video(one, start=start, end=end, stride=stride, allow_truncated=allow_truncated) for one in inputs]
     folders, name = folders_of(out, videos), AUTOMATIC if model is None else model
@@ -187,7 +185,7 @@ def segment(
                 tracker=tracker,
                 after=("objects" if objects else "track") if tracker else None,
                 **how,
-                about=api.about_model(name, None, None, segmenter),
+                about=api.about_model(segmenter, name, weights=weights),
                 passes=api.Passes(clock.lap(), bar.begin, bar.update),
             )
         summarise(outputs.folder, measured, wanted, [*outputs.said, *measured["said"]])

@@ -58,7 +58,8 @@ def models() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from matchcut.weights.specs import DEFAULT_MODEL, MODELS, WEIGHTS
+    from matchcut.models.catalogue import DEFAULT_MODEL, MODELS
+    from matchcut.weights.records import WEIGHTS
 
     table = Table()
     for head in ("model", "what it is", "backbone", "licence", "scores"):

@@ -241,3 +241,9 @@ def fold_batch_norms(net: nn.Module, example: Tensor | None = None) -> None:
         for name, child in parent.named_children():
             if isinstance(child, Conv2dSame) and child.groups > 1 and _is_padded(child):
                 setattr(parent, name, _SameDepthwise(child))
+
+
+def channels_of(backbone: Backbone) -> list[int]:
+    """Channels of each of a backbone's feature maps."""
+    info = backbone.net.feature_info
+    return [int(getattr(info, "info", info)[stage]["num_chs"]) for stage in backbone.stages]

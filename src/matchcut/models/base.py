@@ -1,12 +1,22 @@
-"""What a model must offer to be driven by the tracker: a structural protocol, so a user's own model imports nothing."""
+"""The contract of a model: what the tracker asks of it, all declared here.
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+The protocols are structural: a user's own model may import nothing of ours. One that subclasses `GuidedModel` inherits
+what most models do alike (`fingerprint`, `adapt`, `remember`, `refine`) and has only `spec`, `encode` and `segment` to
+write.
+"""
 
-from torch import Tensor
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from matchcut.masks import LabelMap
 from matchcut.models.contract import check_policy
+from matchcut.refinement import Pixels, Refined, Soft, cubic
 
 
 @dataclass(frozen=True)
@@ -28,62 +38,162 @@ class MemoryPolicy:
         check_policy(self, "MemoryPolicy")
 
 
+SideData = Callable[[int, str, Pixels], Any]
+"""Makes side data of a frame from its index, its name and its pixels (H, W, 3), uint8: proposals, say. It is called in
+the thread that reads frames ahead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What is known of a model before it runs."""
+
+    policy: MemoryPolicy = field(default_factory=MemoryPolicy)
+    """Which frames a guided model remembers."""
+    size: int | None = None
+    """Short side, in pixels, of the frames that it wants; None takes them as they are."""
+    multiple: int = 1
+    """Both sides are brought to a multiple of this, in pixels."""
+    square: bool = False
+    """Of an automatic model: frames are squashed to `size` x `size`."""
+    camera: bool = True
+    """Of an automatic model: the camera's own motion is taken off its optical flow."""
+    state: bool = False
+    """Whether it hands a state from frame to frame. Then frames between two annotated ones are all propagated from the
+    earlier one, and the state goes on across annotated frames."""
+    side: Mapping[str, SideData] = field(default_factory=dict)
+    """Side data that it wants of each frame, by name, and what makes them."""
+    parallel: bool = False
+    """Whether `segment` and `remember` take about half of a frame's time: then, on a CPU, the next frame is encoded and
+    the last one refined beside them."""
+    grid: int = 8
+    """Pixels of a cell of its features."""
+    mask_grid: int = 8
+    """Pixels of a cell of its soft masks."""
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """A frame as a model gets it."""
+
+    image: Tensor
+    """(1, 3, H, W) float in [0, 1], RGB, at the working size; the model normalises it itself."""
+    index: int
+    name: str
+    side: Mapping[str, Any]
+    """Its side data, by the names of `ModelSpec.side`; "flow" for an automatic model: (1, 3, H, W) in [0, 1], the
+    optical flow to the next frame, as a picture by the colour wheel."""
+
+
+@dataclass(frozen=True)
+class AnnotatedFrame:
+    """An annotated frame, for `GuidedModel.adapt`."""
+
+    frame: ModelInput
+    pixels: Pixels
+    """(H, W, 3) uint8, RGB, at the frame's own size."""
+    labels: LabelMap
+    """(H, W)."""
+    ids: Sequence[int]
+    """The objects that were known here: one that is annotated later only may be in the background."""
+
+
 @dataclass(frozen=True)
 class Reference:
-    """What the memory keeps of a frame: its features, and what is carried over from it."""
+    """What the memory keeps of a frame: its features, and the values that are carried over from it."""
 
     features: Any
     values: Tensor
-    """(B, 1 + objects, h, w) at the model's own resolution, background first."""
+    """(1, 1 + N, h, w) soft masks at the model's own resolution, background first. They alone are kept for corrections
+    and checkpoints: `remember` must make the same reference of the features and these."""
     annotated: bool
     """Whether a person gave this frame's mask, or the model made it."""
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a guided model finds in a frame."""
+
+    masks: Tensor
+    """(1, 1 + N, h, w) soft masks to be remembered, background first, that sum to 1 over objects; h and w are the
+    model's choice."""
+    state: Any = None
+    """For the next frame: tensors, numbers and strings, or lists, tuples and dicts of them."""
+    shown: Callable[[], Tensor] | None = None
+    """Makes the soft masks to be shown, where they are others than `masks`. It is called once, it may be in another
+    thread and while later frames are matched."""
+
+
 @runtime_checkable
 class GuidedModel(Protocol):
-    """A model that carries given masks through a video.
+    """A model that carries given masks through a video."""
 
-    Images are (B, 3, H, W) float in [0, 1], RGB, of any size; the model normalises them itself. Soft masks are
-    (B, 1 + objects, h, w), background first, summing to 1 over objects; h and w are the model's choice, and the
-    tracker enlarges them to the frame.
+    spec: ModelSpec
 
-    A model may also state `size`, the short side in pixels of the frames it wants; `multiple`, what both sides are a
-    multiple of; `enlarge`, "linear", "cubic" or "guided"; and `stretch`, whether each enlarged soft mask is stretched
-    to [0, 1] before the largest is taken; `grid` and `mask_grid`, pixels of a cell that is matched and of one of its
-    soft masks; and `side_by_side`, whether `segment` and `remember` take about half of a frame's time, so that on a CPU
-    the rest is done beside them, of the next frame and of the last.
-    """
-
-    policy: MemoryPolicy
-
-    def encode(self, image: Tensor) -> Any:
+    def encode(self, frame: ModelInput) -> Any:
         """Features of a frame: computed once a frame, whatever the number of objects."""
 
-    def remember(self, features: Any, soft_masks: Tensor, *, annotated: bool = False) -> Reference:
-        """What the memory keeps of a frame. `soft_masks` may have any resolution; values that a reference already
-        holds are kept as they are, so that a run that was stopped goes on unchanged."""
+    def segment(self, features: Any, references: Sequence[Any], state: Any, ids: Sequence[int]) -> Prediction:
+        """The soft masks of a frame.
 
-    def segment(
-        self, features: Any, references: list[Reference], carry: Any = None
-    ) -> tuple[Tensor, Any, *tuple[Callable[[], Tensor], ...]]:
-        """Soft masks of a frame, from references that all hold the same objects; and what to hand to the next call. A
-        third value makes the soft masks to be shown, where these are not those to be remembered: it is called once, it
-        may be in another thread and while later frames are matched."""
+        Args:
+            features: of the frame.
+            references: of the memory, annotated frames first, then the context, the oldest first. All hold the same
+                objects.
+            state: of the `Prediction` of the frame before, which may have had fewer objects; None at first.
+            ids: of the N objects, ascending; an object keeps its id when others enter.
+        """
+
+    def fingerprint(self) -> str:
+        """What tells this model from others, its weights and settings included: a mask that was made by a model of
+        another fingerprint is stale. By default a hash of the class, `spec` and, of an `nn.Module`, its weights: a
+        model with other settings adds them."""
+        return fingerprint_of(self)
+
+    def adapt(self, annotated: Sequence[AnnotatedFrame], ids: Sequence[int]) -> Self:
+        """The model for one track, learned on its annotated frames, with gradients if it likes: a copy, since others
+        may use this one. By default nothing is learned.
+
+        Args:
+            annotated: the annotated frames that the memory holds.
+            ids: of the objects of the track.
+        """
+        return self
+
+    def remember(self, features: Any, masks: Tensor, annotated: bool = False) -> Any:
+        """What the memory keeps of a frame: a `Reference`, or what has `values` as it has. By default features that are
+        a tensor (1, C, h, w), and the soft masks at their resolution.
+
+        Args:
+            masks: (1, 1 + N, H', W') of any resolution; where it is the model's own, they are kept as they are.
+        """
+        return Reference(features, F.interpolate(masks, size=features.shape[2:], mode="area"), annotated)
+
+    def refine(self, soft: Soft, ids: Sequence[int], image: Pixels) -> Refined:
+        """The label map of a frame (H, W) and how sure each object is, from the soft masks that are shown
+        (1 + N, h, w). By default enlarged by `matchcut.refinement.cubic`; `linear` and `guided` stand beside it."""
+        return cubic(soft, ids, image)
 
 
 @runtime_checkable
 class AutomaticModel(Protocol):
-    """A model that finds the primary moving object of a frame with no prompt.
+    """A model that finds the primary moving object of a frame with no prompt."""
 
-    It may also state `size`, the short side in pixels of the frames it wants; `square`, whether they are squashed to
-    size x size; `multiple`, what both sides are to be a multiple of; and `camera`, whether the camera's own motion is
-    taken off the flow (it is where this is not stated).
-    """
+    spec: ModelSpec
 
-    def segment(self, image: Tensor, flow: Tensor) -> Tensor:
-        """The probability of the object (B, 1, h, w) in [0, 1], at a resolution of the model's choice.
+    def segment(self, frame: ModelInput) -> Tensor:
+        """The probability of the object (1, 1, h, w) in [0, 1], at a resolution of the model's choice."""
 
-        Args:
-            image: (B, 3, H, W) in [0, 1], RGB.
-            flow: (B, 3, H, W) in [0, 1]: optical flow to the next frame, as a picture by the colour wheel.
-        """
+    def fingerprint(self) -> str:
+        """As `GuidedModel.fingerprint`."""
+        return fingerprint_of(self)
+
+
+def fingerprint_of(model: Any, *settings: object) -> str:
+    """A hash of a model's class, its `spec`, some settings and, of an `nn.Module`, its weights."""
+    spec = {name: value for name, value in vars(model.spec).items() if name != "side"}
+    digest = hashlib.sha256(repr((type(model).__qualname__, spec, sorted(model.spec.side), settings)).encode())
+    if isinstance(model, nn.Module):
+        for name, value in (*model.named_parameters(), *model.named_buffers()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,7 +1,7 @@
 """What is wrong with a model that does not keep its contract (`matchcut.models.base`), in one line that names it."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,17 +10,20 @@ from torch import Tensor
 
 from matchcut.errors import ModelError
 
-Calls = dict[str, tuple[Sequence[str], Sequence[str]]]
-"""The positional and the keyword arguments that each method is called with."""
+Calls = dict[str, Sequence[str]]
+"""The arguments that each method is called with."""
 
 GUIDED: Calls = {
-    "encode": (["image"], []),
-    "remember": (["features", "soft_masks"], ["annotated"]),
-    "segment": (["features", "references", "carry"], []),
+    "encode": ["frame"],
+    "segment": ["features", "references", "state", "ids"],
+    "remember": ["features", "masks", "annotated"],
+    "adapt": ["annotated", "ids"],
+    "refine": ["soft", "ids", "image"],
+    "fingerprint": [],
 }
+AUTOMATIC: Calls = {"segment": ["frame"], "fingerprint": []}
 LARGEST = 8192
 """Short side, in pixels, that a model may be asked to work at."""
-AUTOMATIC: Calls = {"segment": (["image", "flow"], [])}
 
 
 def check_guided(model: Any) -> None:
@@ -32,9 +35,8 @@ def check_guided(model: Any) -> None:
     if hasattr(model, "segment") and not hasattr(model, "encode") and not hasattr(model, "remember"):
         raise ModelError(f"{name_of(model)} needs no prompt and carries no masks: segment with it")
     _check_methods(model, GUIDED, "a guided model")
-    _check_numbers(model, {"size": 8, "multiple": 1})
-    _check_one_of(model, "enlarge", ("linear", "cubic", "guided"))
-    check_policy(getattr(model, "policy", None), f"{name_of(model)}.policy")
+    _check_spec(model, 8)
+    check_policy(model.spec.policy, f"{name_of(model)}.spec.policy")
 
 
 def check_automatic(model: Any) -> None:
@@ -42,7 +44,7 @@ def check_automatic(model: Any) -> None:
     if hasattr(model, "remember"):
         raise ModelError(f"{name_of(model)} carries masks that are given: track with it, or evaluate guided")
     _check_methods(model, AUTOMATIC, "an automatic model")
-    _check_numbers(model, {"size": 32, "multiple": 1})
+    _check_spec(model, 32)
 
 
 def check_policy(policy: Any, where: str) -> None:
@@ -52,30 +54,41 @@ def check_policy(policy: Any, where: str) -> None:
         ModelError: it does not.
     """
     for name, least in (("context", 0), ("annotated", 1), ("every", 1)):
-        value: Any = getattr(policy, name, 1 if name == "every" and policy is not None else None)
+        value: Any = getattr(policy, name, None)
         if not _is_whole(value) or value < least:
             what = f"{name} {value!r}" if hasattr(policy, name) else f"{policy!r}, which has no {name}"
             raise ModelError(f"{where}: expected a MemoryPolicy with {name} >= {least}, got {what}")
-    _check_one_of(policy, "start", ("after", "from", "repeat"), where)
+    if policy.start not in ("after", "from", "repeat"):
+        raise ModelError(f"{where}.start: expected 'after', 'from' or 'repeat', got {policy.start!r}")
 
 
-def check_segmented(model: Any, found: Any, channels: int, frame: int) -> None:
-    """Whether `segment` of a guided model returned soft masks (1, `channels`, h, w) and what to hand on.
+def check_prediction(model: Any, found: Any, channels: int, frame: int) -> None:
+    """Whether `segment` of a guided model returned a `Prediction` with soft masks (1, `channels`, h, w).
 
     Raises:
         ModelError: it did not.
     """
-    if not isinstance(found, tuple) or len(found) not in (2, 3):
-        what = f"a tuple of {len(found)}" if isinstance(found, tuple) else shown(found)
+    where = f"{name_of(model)}.segment, frame {frame}"
+    missing = [name for name in ("masks", "state", "shown") if not hasattr(found, name)]
+    if missing:
         raise ModelError(
-            f"{name_of(model)}.segment, frame {frame}: expected (soft masks, what to hand to the next frame) or these "
-            f"and a function that makes the masks to be shown, got {what}"
+            f"{where}: expected a Prediction(masks, state, shown), got {shown(found)} without {missing[0]}"
         )
-    check_soft(model, found[0], channels, f"segment, frame {frame}")
-    if len(found) == 3 and not callable(found[2]):
+    check_soft(model, found.masks, channels, f"segment, frame {frame}")
+    if found.shown is not None and not callable(found.shown):
+        raise ModelError(f"{where}: expected shown to be a function that makes soft masks, got {shown(found.shown)}")
+
+
+def check_refined(model: Any, found: Any, size: tuple[int, ...]) -> None:
+    """Whether `refine` returned a label map (H, W) of `size` and a confidence an object.
+
+    Raises:
+        ModelError: it did not.
+    """
+    labels = found[0] if isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict) else None
+    if not isinstance(labels, np.ndarray) or labels.shape != size or labels.dtype != np.uint8:
         raise ModelError(
-            f"{name_of(model)}.segment, frame {frame}: expected a function that makes the masks to be shown as the "
-            f"third, got {shown(found[2])}"
+            f"{name_of(model)}.refine: expected a label map {size} uint8 and a dict of confidences, got {shown(found)}"
         )
 
 
@@ -151,12 +164,15 @@ def _check_methods(model: Any, calls: Calls, what: str) -> None:
         raise ModelError(f"{model.__name__} is a class: expected a model of it, {model.__name__}(...)")
     if model is None or isinstance(model, str):
         raise ModelError(f"expected {what}, got {model!r}: load_model({model!r}) makes one")
-    for method, (positional, keywords) in calls.items():
-        call = f"{method}({', '.join([*positional, *(f'{one}=...' for one in keywords)])})"
+    for method, arguments in calls.items():
+        call = f"{method}({', '.join(arguments)})"
         if not callable(getattr(model, method, None)):
-            raise ModelError(f"{name_of(model)} is not {what}: expected a method {call}, got none")
+            raise ModelError(
+                f"{name_of(model)} is not {what}: expected a method {call}, got none (one that subclasses "
+                f"{'GuidedModel' if calls is GUIDED else 'AutomaticModel'} inherits what most do alike)"
+            )
         try:
-            inspect.signature(getattr(model, method)).bind(*positional, **dict.fromkeys(keywords))
+            inspect.signature(getattr(model, method)).bind(*arguments)
         except TypeError as error:
             raise ModelError(f"{name_of(model)}.{method}: expected to be called as {call}, got: {error}") from error
         except ValueError:  # no signature, as of what is compiled
@@ -173,17 +189,19 @@ def check_size(size: int | None, least: int) -> None:
         raise ModelError(f"size: expected a whole number of {least} to {LARGEST} pixels, got {size!r}")
 
 
-def _check_numbers(model: Any, least: dict[str, int]) -> None:
-    for name, smallest in least.items():
-        value = getattr(model, name, None)
-        if value is not None and (not _is_whole(value) or value < smallest):
-            raise ModelError(f"{name_of(model)}.{name}: expected a whole number of pixels >= {smallest}, got {value!r}")
-
-
-def _check_one_of(model: Any, name: str, known: Sequence[str], where: str | None = None) -> None:
-    value = getattr(model, name, None if where else known[0])  # an attribute of a model may be left out
-    if value not in known:
-        raise ModelError(f"{where or name_of(model)}.{name}: expected {', '.join(map(repr, known))}, got {value!r}")
+def _check_spec(model: Any, smallest: int) -> None:
+    spec, where = getattr(model, "spec", None), f"{name_of(model)}.spec"
+    for name in ("policy", "size", "multiple", "square", "camera", "state", "side", "parallel", "grid", "mask_grid"):
+        if not hasattr(spec, name):
+            raise ModelError(f"{where}: expected a ModelSpec, got {shown(spec)} without {name}")
+    for name, least in (("size", smallest), ("multiple", 1), ("grid", 1), ("mask_grid", 1)):
+        value = getattr(spec, name)
+        if not _is_whole(value) or value < least:
+            if name == "size" and value is None:
+                continue
+            raise ModelError(f"{where}.{name}: expected a whole number of pixels >= {least}, got {value!r}")
+    if not isinstance(spec.side, Mapping) or not all(callable(one) for one in spec.side.values()):  # type: ignore[union-attr]
+        raise ModelError(f"{where}.side: expected functions by name, got {spec.side!r}")  # type: ignore[union-attr]
 
 
 def _is_whole(value: Any) -> bool:

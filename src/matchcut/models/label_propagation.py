@@ -6,6 +6,7 @@ cells most similar to it (`matchcut.matching.affinity`).
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from matchcut.errors import ModelError
 from matchcut.matching import affinity
 from matchcut.models.backbones import Backbone
-from matchcut.models.base import MemoryPolicy, Reference
-from matchcut.models.nearness import near_objects
+from matchcut.models.base import GuidedModel, MemoryPolicy, ModelInput, ModelSpec, Prediction, Reference, fingerprint_of
+from matchcut.models.resampling import join_maps
+from matchcut.models.search_region import near_objects
+from matchcut.refinement import Pixels, Refined, Soft, cubic, linear
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Propagation:
     None looks everywhere. An object that was nowhere, or shrank much, is looked for everywhere."""
     shrink: Literal["area", "bilinear", "nearest"] = "area"
     """How a mask is brought to the feature grid."""
-    enlarge: Literal["linear", "cubic", "guided"] = "linear"
+    enlarge: Literal["linear", "cubic"] = "linear"
     """How a soft mask is brought to the size of the frame before the largest is taken."""
     stretch: bool = False
     """Stretch each enlarged soft mask to [0, 1]."""
@@ -61,7 +64,7 @@ PRESETS: dict[str, Propagation] = {
 """The published protocols, by the names of systems.md section 0."""
 
 
-class LabelPropagation(nn.Module):
+class LabelPropagation(nn.Module, GuidedModel):
     """A guided model with no parameters of its own: a backbone and the settings of a protocol.
 
     Args:
@@ -89,40 +92,45 @@ class LabelPropagation(nn.Module):
                 raise ModelError(f"unknown preset {settings!r}; there are {', '.join(PRESETS)}")
             settings = PRESETS[settings]
         self.backbone, self.settings = backbone, settings
-        self.policy, self.size = settings.policy, settings.size
-        self.enlarge, self.stretch = settings.enlarge, settings.stretch
         self.grid = grid or backbone.stride
-        self.multiple = math.lcm(self.grid, backbone.stride)
+        self.spec = ModelSpec(
+            policy=settings.policy,
+            size=settings.size,
+            multiple=math.lcm(self.grid, backbone.stride),
+            grid=self.grid,
+            mask_grid=self.grid,
+        )
         self.mix = mix or (1.0,) * len(backbone.stages)
         if len(self.mix) != len(backbone.stages):
             raise ModelError(f"mix: expected {len(backbone.stages)} weights, one a stage, got {len(self.mix)}")
 
-    def encode(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] to keys (B, C, h, w), L2-normalised float32, on the grid of cells."""
-        maps = [one.float() for one in self.backbone(image)]
-        size = (-(-image.shape[2] // self.grid), -(-image.shape[3] // self.grid))
-        keys = []
-        for weight, one in zip(self.mix, maps, strict=True):
-            if one.shape[2] > size[0]:
-                one = F.adaptive_avg_pool2d(one, size)
-            elif one.shape[2:] != size:
-                one = F.interpolate(one, size=size, mode="bilinear", align_corners=False)
-            keys.append(F.normalize(one, dim=1) * weight)
-        joined = F.normalize(torch.cat(keys, 1), dim=1)
-        return joined.contiguous(memory_format=torch.channels_last)
+    def fingerprint(self) -> str:
+        """A hash of weights and settings, and of which features are matched."""
+        backbone = self.backbone
+        seen = (backbone.name, backbone.stages, backbone.stride, self.grid, self.mix, self.settings)
+        return fingerprint_of(self, *seen)
 
-    def remember(self, features: Tensor, soft_masks: Tensor, *, annotated: bool = False) -> Reference:
-        """Keep the keys and the labels (B, 1 + objects, h, w) on the grid of the keys."""
+    def encode(self, frame: ModelInput) -> Tensor:
+        """Keys of a frame (1, C, h, w), L2-normalised float32, on the grid of cells."""
+        return self.embed(frame.image)
+
+    def embed(self, image: Tensor) -> Tensor:
+        """As `encode`, of images (B, 3, H, W) in [0, 1]."""
+        size = (-(-image.shape[2] // self.grid), -(-image.shape[3] // self.grid))
+        return join_maps(self.backbone(image), size, self.mix).contiguous(memory_format=torch.channels_last)
+
+    def remember(self, features: Tensor, masks: Tensor, annotated: bool = False) -> Reference:
+        """Keep the keys and the labels (B, 1 + N, h, w) on the grid of the keys."""
         size = features.shape[2:]
-        if soft_masks.shape[2:] != size:
+        if masks.shape[2:] != size:
             how: dict[str, Any] = {"mode": self.settings.shrink}
             if how["mode"] == "bilinear":
                 how["align_corners"] = False
-            soft_masks = F.interpolate(soft_masks, size=size, **how)
-        return Reference(features, soft_masks, annotated)
+            masks = F.interpolate(masks, size=size, **how)
+        return Reference(features, masks, annotated)
 
-    def segment(self, features: Tensor, references: list[Reference], carry: Any = None) -> tuple[Tensor, Any]:
-        """Soft masks (B, 1 + objects, h, w) on the grid of the keys: the labels of the references, carried over."""
+    def segment(self, features: Tensor, references: Sequence[Reference], state: Any, ids: Sequence[int]) -> Prediction:
+        """Soft masks (B, 1 + N, h, w) on the grid of the keys: the labels of the references, carried over."""
         settings = self.settings
         where = near_objects([(one.values, one.annotated) for one in references], settings.near)
         match = affinity(
@@ -134,11 +142,53 @@ class LabelPropagation(nn.Module):
             window=settings.window,
             where=where,
         )
-        soft_masks = match.apply(torch.stack([reference.values for reference in references], 2))
+        masks = match.apply(torch.stack([reference.values for reference in references], 2))
         if where is not None:
-            soft_masks[:, 0] = torch.where(where, soft_masks[:, 0], 1.0)
-        return soft_masks, carry
+            masks[:, 0] = torch.where(where, masks[:, 0], 1.0)
+        return Prediction(masks)
+
+    def refine(self, soft: Soft, ids: Sequence[int], image: Pixels) -> Refined:
+        """Enlarged as the protocol has it."""
+        how = cubic if self.settings.enlarge == "cubic" else linear
+        return how(soft, ids, image, stretch=self.settings.stretch)
 
     def with_settings(self, **changes: Any) -> "LabelPropagation":
         """The same backbone with some settings changed."""
         return LabelPropagation(self.backbone, replace(self.settings, **changes), grid=self.grid, mix=self.mix)
+
+
+STAGES, STRIDE, GRID = (1, 2, 3), 16, 8
+SETTINGS = Propagation(MemoryPolicy(14), 432, temperature=0.055, radius=11, near=11, enlarge="cubic")
+"""What is matched of the packaged backbone, and how, where no preset is named."""
+
+
+def build(
+    load: Callable[[str | None, tuple[int, ...], int], Backbone],
+    *,
+    preset: str | None = None,
+    backbone: str | None = None,
+    stages: tuple[int, ...] | None = None,
+    stride: int | None = None,
+    matched: tuple[Backbone, int] | None = None,
+) -> LabelPropagation:
+    """Label propagation by names.
+
+    Args:
+        load: gives the backbone of that name, the packaged one where None, with weights, its stages and its stride.
+        preset: a name of PRESETS.
+        backbone, stages, stride: see `matchcut.load_model`.
+        matched: a backbone that is loaded already, and its grid.
+
+    Raises:
+        ModelError: an unknown preset.
+    """
+    settings = SETTINGS if preset is None else preset
+    if matched is not None:
+        return LabelPropagation(matched[0], settings, grid=matched[1])
+    if backbone is None:
+        net, grid = load(None, stages or STAGES, stride or STRIDE), GRID if stride is None else None
+    else:
+        # What the protocols take: a ResNet's third stage (CRW), a ViT's last block (DINO).
+        usual = (3,) if "resnet" in backbone or "efficientnet" in backbone else (-1,)
+        net, grid = load(backbone, stages or usual, stride or 8), None
+    return LabelPropagation(net, settings, grid=grid)

@@ -9,7 +9,7 @@ from matchcut.errors import PromptError
 from matchcut.manifest import run_folder
 from matchcut.reproduce import dmm_net, mask_vos, transport_net, transport_net_scores
 from matchcut.reproduce.learning import learning
-from matchcut.tracking.placement import pick_device, pick_precision
+from matchcut.tracking.device import pick_device, pick_precision
 
 KIND = "what reproduce made"
 Say = Callable[[str], None]

@@ -21,7 +21,7 @@ from matchcut.errors import DatasetError, PromptError
 from matchcut.files import write_csv
 from matchcut.masks import read_mask
 from matchcut.models.mask_vos import MaskVOS
-from matchcut.tracking.placement import pick_device, pick_precision
+from matchcut.tracking.device import pick_device, pick_precision
 from matchcut.training import training_loop
 from matchcut.training.config import OptimiserConfig, TrainConfig
 from matchcut.training.mask_vos import make_network
@@ -31,16 +31,16 @@ from matchcut.weights.store import load_model
 
 Say = Callable[[str], None]
 
-NETWORK: dict[str, Any] = {"target": 0.0, "enlarge": "cubic"}
+NETWORK: dict[str, Any] = {"steps": frozenset({"finer"})}
 """Of inference: what matching and network give, with nothing after them."""
 ROUNDS: dict[str, dict[str, Any]] = {
-    "coarse": {"blend": 1.0, "edge": None, **NETWORK},
+    "coarse": {"blend": 1.0, "steps": frozenset()},
     "matched finer": {"blend": 1.0, **NETWORK},
     "round 0": {"rounds": 0, **NETWORK},
     "round 1": NETWORK,
     "round 2": {"rounds": 2, **NETWORK},
-    "along edges": {"target": 0.0, "pixels": 0.0},
-    "target model": {"pixels": 0.0},
+    "along edges": {"steps": frozenset({"finer", "guided"})},
+    "target model": {"steps": frozenset({"finer", "guided", "target"})},
     "pixels": {},
 }
 """What is carried on the grid of cells, with its edges on the finer grid, what R rounds of decoding make of it; one

@@ -22,17 +22,17 @@ from matchcut.files import atomic_path, make_folder, read_csv, write_csv
 from matchcut.folders import VIDEOS
 from matchcut.masks import write_mask
 from matchcut.matching.factorised import GroupedTransport, LongShortTransport
+from matchcut.models.catalogue import AUTOMATIC
 from matchcut.models.transport_net import TransportNet
 from matchcut.tracking.automatic import Segmenter, to_image
+from matchcut.tracking.device import pick_device, pick_precision
 from matchcut.tracking.instances import annotations_from
-from matchcut.tracking.placement import pick_device, pick_precision
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
 from matchcut.training import training_loop
 from matchcut.training.config import OptimiserConfig, ScheduleConfig, TrainConfig, read_config
 from matchcut.video.flow import camera_flow, dis_flow, draw_flow
 from matchcut.video.reader import Video
-from matchcut.weights.specs import AUTOMATIC
 from matchcut.weights.store import load_model
 
 Say = Callable[[str], None]
@@ -350,14 +350,14 @@ def _track(benchmark: str, root: Path, out: Path, network: TransportNet, say: Sa
     for one in read_dataset(protocol.dataset, root, protocol.split):
         timeline = Timeline(Video(list(one.images.values())))
         place, done = out / "masks" / one.name, out / f"{one.name}.done"
-        of = segmenter.fingerprint(timeline) + tracker.fingerprint(timeline)
+        of = timeline.fingerprint(segmenter.fingerprint() + tracker.fingerprint())
         if done.exists() and done.read_text(encoding="utf-8") == of:
             continue
         make_folder(place)
         segmenter.fill(timeline)
         tracked = Timeline(timeline.video)
         try:
-            for frame, labels in annotations_from(timeline, segmenter.cuts, tracker, "track").items():
+            for frame, labels in annotations_from(timeline, tracker, "track").items():
                 tracked.annotate(frame, labels)
             tracker.fill(tracked)
         except PromptError:  # nothing was found in the whole sequence: it counts as it is

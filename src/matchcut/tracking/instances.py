@@ -29,20 +29,19 @@ MOST = 20
 
 
 def annotations_from(
-    timeline: Timeline, cuts: Sequence[int], tracker: Tracker, after: After, progress: Progress | None = None
+    timeline: Timeline, tracker: Tracker, after: After, progress: Progress | None = None
 ) -> dict[int, LabelMap]:
     """The label maps that a guided tracker is given, by frame.
 
     Args:
         timeline: filled by a `Segmenter`.
-        cuts: frames with which another scene begins.
         tracker, progress: of `split`, for "objects".
 
     Raises:
         PromptError: nothing was found in the whole video.
     """
     sure = {frame: next(iter(found.values())) for frame, found in timeline.confidence.items()}
-    frames = confident_frames(sure, len(timeline), cuts)
+    frames = confident_frames(sure, len(timeline), timeline.noted("cut"))
     if not frames:
         raise PromptError(f"{timeline.video.source}: nothing was found that could be tracked; give a mask or a box")
     if after == "objects":

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from matchcut.errors import OutputError
 from matchcut.files import atomic_path, make_folder
 from matchcut.manifest import Manifest
 from matchcut.masks import LabelMap, encode_rle, object_ids, tight_boxes
@@ -26,7 +27,6 @@ Cutout = Literal["png", "mov"]
 
 RECORD = "timeline.json"
 CHECKPOINT = ".resume.safetensors"
-LOG = ".resume.jsonl"
 KIND = "a tracking run"
 
 
@@ -48,6 +48,25 @@ def can_be_read(path: Path) -> bool:
     except UNREADABLE:
         return False
     return True
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What `timeline.json` holds; None where there is none.
+
+    Raises:
+        OutputError: it cannot be read, or is no record.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        why = "is empty" if path.is_file() and not path.stat().st_size else f"cannot be read ({error})"
+        raise OutputError(f"{path}: {why}; remove it, and --resume makes it anew") from error
+    if not isinstance(record, dict):
+        raise OutputError(f"{path}: is no record of a run; remove it, and --resume makes it anew")
+    return record
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

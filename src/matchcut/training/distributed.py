@@ -13,7 +13,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 
 from matchcut.errors import TrainingError
-from matchcut.tracking.placement import pick_device
+from matchcut.tracking.device import pick_device
 from matchcut.training.config import TrainConfig
 
 MAKE, EPOCH, STEP = 11, 12, 13

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from matchcut.disk import is_inside
 from matchcut.errors import DatasetError, OutputError
 from matchcut.manifest import check_run, noted_in, run_folder
-from matchcut.tracking.placement import pick_precision
+from matchcut.tracking.device import pick_precision
 from matchcut.training import mask_vos as _mask_vos  # noqa: F401  (they enter their objectives into the list)
 from matchcut.training import transport_net as _transport_net  # noqa: F401
 from matchcut.training.checkpoint import WEIGHTS, Run, about_run, checkpoints, load_weights, read_latest

@@ -24,9 +24,9 @@ from matchcut.data.footage import FrameReader, find_videos
 from matchcut.data.pasting import region
 from matchcut.errors import TrainingError
 from matchcut.models.backbones import Backbone
-from matchcut.models.decoders import DeepMaskEncoder, FrameFeatures
 from matchcut.models.mask_vos import MaskVOS, build_mask_vos
-from matchcut.models.mask_vos_form import FORMS
+from matchcut.models.mask_vos.decoders import DeepMaskEncoder, FrameFeatures
+from matchcut.models.mask_vos.form import FORMS
 from matchcut.training.config import TrainConfig, parse
 from matchcut.training.distributed import from_others
 from matchcut.training.flips import flips_loss
@@ -58,7 +58,7 @@ from matchcut.training.practice import (
 from matchcut.training.pseudo_masks import Clusters
 from matchcut.training.views import grid_between, to_images
 from matchcut.video.overlay import draw_overlay
-from matchcut.weights.specs import WEIGHTS
+from matchcut.weights.records import WEIGHTS
 from matchcut.weights.store import packaged_backbone
 
 Frames = NDArray[np.uint8]

@@ -5,7 +5,7 @@ from typing import Literal
 
 from matchcut.data.clips import ClipConfig
 from matchcut.errors import TrainingError
-from matchcut.models.mask_vos_form import FORMS
+from matchcut.models.mask_vos.form import FORMS
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class MaskVOSTraining:
     """What `[settings]` of a recipe may say. Weights of losses: 0 leaves one out, and costs no time."""
 
     form: str = "small"
-    """Of the network, by its name in `matchcut.models.mask_vos_form.FORMS`."""
+    """Of the network, by its name in `matchcut.models.mask_vos.form.FORMS`."""
     backbone: str = ""
     """Another one than the form's: any of timm with the form's strides."""
     start: Literal["imagenet", "scratch"] = "imagenet"

@@ -22,7 +22,7 @@ from matchcut.training.config import TrainConfig, parse
 from matchcut.training.objectives import OBJECTIVES, Batch, Losses, Objective, Say
 from matchcut.training.views import to_images
 from matchcut.video.overlay import draw_overlay
-from matchcut.weights.specs import WEIGHTS
+from matchcut.weights.records import WEIGHTS
 from matchcut.weights.store import packaged_backbone
 
 Frames = NDArray[np.uint8]

@@ -102,6 +102,11 @@ class Video:
         """Whether the video has a length and random access."""
         return self._frames is not None
 
+    @property
+    def selection(self) -> tuple[int, int, int]:
+        """Start, end and stride of the frames that were selected."""
+        return self._selection.start, self._selection.stop, self._selection.step
+
     def __len__(self) -> int:
         """Number of selected frames.
 

@@ -3,12 +3,12 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,13 +17,9 @@ from torch import Tensor
 from matchcut.errors import ModelError, unreadable
 from matchcut.matching.affinity import load_ahead
 from matchcut.models.backbones import Backbone, fold_batch_norms
-from matchcut.models.label_propagation import PRESETS, LabelPropagation
-from matchcut.models.mask_vos import MaskVOS
-from matchcut.models.mask_vos_form import MaskVOSForm
-from matchcut.models.transport_net import TransportNet, TransportNetForm, build_transport_net
-from matchcut.weights.specs import MODELS, WEIGHTS, Model, PropagationModel, Weights, model_name
-
-Network = TypeVar("Network", MaskVOS, TransportNet)
+from matchcut.models.catalogue import MODELS, Model, model_name
+from matchcut.models.label_propagation import PRESETS
+from matchcut.weights.records import WEIGHTS, Weights
 
 
 def list_models() -> list[Model]:
@@ -40,7 +36,7 @@ def load_model(
     stages: tuple[int, ...] | None = None,
     stride: int | None = None,
     weights: str | PathLike[str] | None = None,
-) -> LabelPropagation | MaskVOS | TransportNet:
+) -> Any:
     """A model by name, ready for a `Tracker`; one that needs no prompt, for a `Segmenter`.
 
     Args:
@@ -72,38 +68,36 @@ def load_model(
         raise ModelError(_unknown("model", name, MODELS))
     if preset is not None and preset not in PRESETS:
         raise ModelError(_unknown("preset", preset, PRESETS))
-    spec = MODELS[name]
-    if spec.prompted:
+    record = MODELS[name]
+    if record.prompted:
         load_ahead()
-    if not isinstance(spec, PropagationModel):
+    packaged, file = WEIGHTS[record.weights], None if weights is None else Path(weights)
+    if record.build is not None:
         if any(one is not None for one in (preset, backbone, stages, stride)):
             raise ModelError(f"{name}: preset, backbone, stages and stride come with its weights; leave them out")
-        file = packaged_file(WEIGHTS[spec.weights]) if weights is None else Path(weights)
-        return trained_mask_vos(file) if spec.prompted else trained_transport_net(file)
-    settings = spec.settings if preset is None else preset
-    if weights is not None and _trained_here(Path(weights)):
+        return load_trained(packaged_file(packaged) if file is None else file, name)
+    assert record.on_backbone is not None
+    if file is not None and (trained := _trained_here(file)) is not None:
         if any(one is not None for one in (backbone, stages, stride)):
-            raise ModelError(f"{weights}: backbone, stages and stride come with a run's weights; leave them out")
-        network = trained_mask_vos(Path(weights))
-        network.backbone.stages = tuple(network.backbone.stages[one] for one in network.form.matched)
-        return LabelPropagation(network.backbone, settings, grid=network.grid)
-    packaged = WEIGHTS[spec.weights]
-    mix: tuple[float, ...] | None = None
-    grid: int | None = None
-    if backbone in (None, packaged.backbone):
-        chosen, wide = stages or spec.stages, stride or spec.stride
-        if weights is None:
-            net = packaged_backbone(packaged, chosen, wide)
+            raise ModelError(f"{file}: backbone, stages and stride come with a run's weights; leave them out")
+        network = load_trained(file, trained)
+        if not hasattr(network, "matched"):
+            raise ModelError(f"{file}: holds a {trained}, which matches no features that {name} could")
+        return record.on_backbone(None, preset=preset, matched=network.matched())
+
+    def load(wanted: str | None, stages: tuple[int, ...], stride: int) -> Backbone:
+        if wanted is not None:
+            net = Backbone(wanted, stages, stride, pretrained=True, weights=weights)
+        elif weights is not None:
+            net = Backbone(packaged.backbone, stages, stride, weights=weights)
         else:
-            net = Backbone(packaged.backbone, chosen, wide, weights=weights)
-        mix = spec.mix if stages is None else None
-        grid = spec.grid if stride is None else None
-    else:
-        assert backbone is not None
-        net = Backbone(backbone, stages or _usual_stages(backbone), stride or 8, pretrained=True, weights=weights)
-    if not net.is_vit:
-        fold_batch_norms(net.net)
-    return LabelPropagation(net, settings, grid=grid, mix=mix)
+            net = packaged_backbone(packaged, stages, stride)
+        if not net.is_vit:
+            fold_batch_norms(net.net)
+        return net
+
+    own = None if backbone == packaged.backbone else backbone
+    return record.on_backbone(load, preset=preset, backbone=own, stages=stages, stride=stride)
 
 
 def model_of(model: Any, **how: Any) -> Any:
@@ -140,60 +134,66 @@ def packaged_backbone(spec: Weights, stages: tuple[int, ...], stride: int) -> Ba
     return backbone
 
 
-def trained_mask_vos(path: Path) -> MaskVOS:
-    """The network that a training run wrote, in any precision: built by the form inside and loaded strictly.
+def load_trained(path: Path, model: str) -> Any:
+    """The network that a training run wrote, in any precision: built by the architecture inside and loaded strictly.
+
+    Args:
+        model: which it is to be, a name of MODELS.
 
     Raises:
         ModelError: the file is missing, damaged, or does not hold such a network.
     """
-
-    def build(parts: dict[str, Any]) -> MaskVOS:
-        form = MaskVOSForm(**parts)
-        return MaskVOS(Backbone(form.backbone, form.stages, form.stride), form)
-
-    return _trained(path, "mask-vos", build, ("backbone",))[0]
-
-
-def trained_transport_net(path: Path) -> TransportNet:
-    """As `trained_mask_vos`."""
-
-    def build(parts: dict[str, Any]) -> TransportNet:
-        return build_transport_net(TransportNetForm(**parts))
-
-    network, about = _trained(path, "transport-net", build, ("backbone", "motion"))
-    return network.with_settings(**about.get("settings", {}))  # weights from before it was kept have none
-
-
-def _trained(
-    path: Path, model: str, build: Callable[[dict[str, Any]], Network], streams: tuple[str, ...]
-) -> tuple[Network, dict[str, Any]]:
     tensors, about = _read_trained(path)
-    if about.get("model") != model:
+    build = MODELS[model].build
+    if about.get("model") != model or build is None:
         raise ModelError(f"{path}: does not say that it holds a trained {model}; give a run's weights.safetensors")
     try:
-        network = build({key: tuple(it) if isinstance(it, list) else it for key, it in about["form"].items()})
+        parts = {key: tuple(it) if isinstance(it, list) else it for key, it in about["form"].items()}
+        network = build(parts, about.get("settings", {}))  # weights from before these were kept have none
         network.load_state_dict(tensors, strict=True)
-        for backbone in (getattr(network, one) for one in streams):
+        for backbone in network.backbones():
             for name in ("mean", "std"):
                 getattr(backbone, name).copy_(torch.tensor(about[name]).view(3, 1, 1))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise ModelError(f"{path}: does not fit the form it states ({lines[-1]}); train again") from error
-    # What it is known by: a run that is resumed with other weights must notice.
-    network.backbone.weights = f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
     network.eval()
-    for backbone in (getattr(network, one) for one in streams):
+    for backbone in network.backbones():
         if not backbone.is_vit:
             fold_batch_norms(backbone.net)
-    return network, about
+    return network
 
 
-def _trained_here(path: Path) -> bool:
-    """Whether a file says which of our networks it holds."""
+def described(
+    name: str | None, preset: str | None = None, backbone: str | None = None, weights: str | PathLike[str] | None = None
+) -> dict[str, Any]:
+    """For records: the model that `load_model` gives for these, its backbone, its weights and their hash."""
+    name = model_name(name, preset, backbone)
+    packaged = WEIGHTS[MODELS[name].weights]
+    digest: str | None = packaged.sha256
+    file = packaged.name
+    if weights is not None:
+        file, digest = Path(weights).name, hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        if _trained_here(Path(weights)) is not None:
+            backbone = _read_trained(Path(weights))[1].get("form", {}).get("backbone", backbone)
+    elif backbone not in (None, packaged.backbone):
+        file, digest = str(backbone), None  # timm's, downloaded
+    return {
+        "model": name,
+        "preset": preset,
+        "backbone": backbone or packaged.backbone,
+        "weights": file,
+        "weights_sha256": digest,
+    }
+
+
+def _trained_here(path: Path) -> str | None:
+    """Which of our networks a file says it holds; None of any other."""
     try:
-        return "model" in _read_trained(path)[1]
+        name = _read_trained(path)[1].get("model")
     except ModelError:  # weights of timm's may be of any format
-        return False
+        return None
+    return name if name in MODELS else None
 
 
 def _read_trained(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -229,11 +229,6 @@ def packaged_file(spec: Weights) -> Path:
     if digest != spec.sha256:
         raise ModelError(f"{path}: expected SHA-256 {spec.sha256}, got {digest}; install {spec.package} again")
     return path
-
-
-def _usual_stages(backbone: str) -> tuple[int, ...]:
-    """What the protocols take: a ResNet's third stage (CRW), a ViT's last block (DINO)."""
-    return (3,) if "resnet" in backbone or "efficientnet" in backbone else (-1,)
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""What pixels at edges say: whether they are an object's, by a classifier that is learned on the annotated frames.
+"""Edge classifier: foreground or background of pixels near edges, by logistic regression learned on annotated frames.
 
 Cells of features see badly what is thinner than they are; annotated frames are exact to the pixel. Of each, masks are
 made as blunt and bent as carried ones are, and from these and from what is seen around a pixel is learned what it is:
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from matchcut.masks import IGNORE, LabelMap, resize_labels
-from matchcut.tracking.colours import colours_of, log_odds_of, look_up
-from matchcut.tracking.enlarging import guided_enlarge, shrink
+from matchcut.refinement.colours import colours_of, log_odds_of, look_up
+from matchcut.refinement.upsampling import guided_upsample, shrink
 
 Frame = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -43,8 +43,8 @@ TOLERANCE, STEPS = 1e-4, 30
 
 
 @dataclass(frozen=True)
-class EdgePixels:
-    """What was learned."""
+class EdgeClassifier:
+    """Logistic regression on random features of pixels, learned on the annotated frames of one video."""
 
     colours: Floats
     """See `log_odds_of`."""
@@ -82,7 +82,9 @@ class EdgePixels:
         return np.asarray(inside)
 
 
-def learn(annotated: Sequence[tuple[Frame, LabelMap]], ids: Sequence[int], grid: tuple[int, int]) -> EdgePixels | None:
+def learn(
+    annotated: Sequence[tuple[Frame, LabelMap]], ids: Sequence[int], grid: tuple[int, int]
+) -> EdgeClassifier | None:
     """The classifier of some annotated frames (H, W, 3) and their label maps, of whose objects those in `ids` count;
     None where there is none of them, or nothing else. Ignored pixels (255) say nothing. The same for the same input.
 
@@ -103,7 +105,7 @@ def learn(annotated: Sequence[tuple[Frame, LabelMap]], ids: Sequence[int], grid:
         return None
     described, given, truth = (np.concatenate(part) for part in zip(*parts, strict=True))
     with torch.autocast("cpu", enabled=False):
-        return EdgePixels(colours, _regression(_features(described), given, truth))
+        return EdgeClassifier(colours, _regression(_features(described), given, truth))
 
 
 def _at_most(lines: int, frame: Frame, labels: LabelMap) -> tuple[Frame, LabelMap]:
@@ -123,7 +125,7 @@ def _example(
     objects = np.isin(labels, ids)
     mask = _blunt(rng, objects, grid)
     small = shrink(frame, grid)
-    found = guided_enlarge(mask, frame, small)
+    found = guided_upsample(mask, frame, small)
     if found is None:
         return []
     box, region = found

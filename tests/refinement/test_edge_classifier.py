@@ -9,9 +9,10 @@ import pytest
 import matchcut
 from matchcut.masks import read_mask
 from matchcut.metrics import jaccard
-from matchcut.tracking.edge_pixels import EdgePixels, learn
-from matchcut.tracking.enlarging import shrink
-from matchcut.tracking.soft_masks import to_labels
+from matchcut.models.mask_vos.form import STEPS
+from matchcut.refinement import guided
+from matchcut.refinement.edge_classifier import EdgeClassifier, learn
+from matchcut.refinement.upsampling import shrink
 from matchcut.tracking.timeline import Timeline
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -41,7 +42,7 @@ def blunt(truth: np.ndarray) -> np.ndarray:
     return np.stack([1 - inside, inside]).astype(np.float32)
 
 
-def learned() -> EdgePixels:
+def learned() -> EdgeClassifier:
     found = learn([scene()], [3], GRID)
     assert found is not None
     return found
@@ -49,12 +50,12 @@ def learned() -> EdgePixels:
 
 def test_what_cells_see_badly_is_told_by_its_pixels() -> None:
     frame, truth = scene(1)
-    soft, how = blunt(truth), {"enlarge": "guided", "frame": frame}
-    without = to_labels(soft, [3], truth.shape, **how)
-    found = to_labels(soft, [3], truth.shape, **how, pixels=learned(), weight=1.0)
+    soft = blunt(truth)
+    without, _ = guided(soft, [3], frame)
+    found, _ = guided(soft, [3], frame, edges=learned(), weight=1.0)
     assert set(np.unique(found)) == {0, 3}
     assert 1 - jaccard(found == 3, truth == 3) < 0.6 * (1 - jaccard(without == 3, truth == 3))
-    np.testing.assert_array_equal(without, to_labels(soft, [3], truth.shape, **how, pixels=learned(), weight=0.0))
+    np.testing.assert_array_equal(without, guided(soft, [3], frame, edges=learned(), weight=0.0)[0])
 
 
 def test_what_is_sure_stays_and_so_does_what_is_far_from_all_that_was_found() -> None:
@@ -105,7 +106,7 @@ def test_small_objects_and_small_frames_are_learned_from_too() -> None:
         soft = np.zeros((2, height // 4, width // 4), np.float32)
         soft[1, 1, 1] = 0.6
         soft[0] = 1 - soft[1]
-        shown = to_labels(soft, [1], labels.shape, "guided", frame=frame, pixels=found, weight=0.25)
+        shown, _ = guided(soft, [1], frame, edges=found, weight=0.25)
         assert shown.shape == labels.shape and set(np.unique(shown)) <= {0, 1}
 
 
@@ -113,16 +114,17 @@ def test_masks_of_a_stream_are_those_of_a_timeline(tmp_path: Path) -> None:
     video = matchcut.Video(EXAMPLES / "bunny.mp4", end=4)
     first = read_mask(EXAMPLES / "bunny_first.png")
     made = {}
-    for weight in (0.0, 0.25):
-        tracker = matchcut.Tracker(matchcut.load_model("mask-vos").with_settings(pixels=weight, size=128))
-        (tmp_path / str(weight)).mkdir()
-        timeline = Timeline(video, tmp_path / str(weight))
+    for learned_of in (False, True):
+        steps = STEPS if learned_of else STEPS - {"edges"}
+        tracker = matchcut.Tracker(matchcut.load_model("mask-vos").with_settings(steps=steps, size=128))
+        (tmp_path / str(learned_of)).mkdir()
+        timeline = Timeline(video, tmp_path / str(learned_of))
         timeline.annotate(0, first)
         tracker.fill(timeline)
-        made[weight] = [timeline.labels(frame) for frame in range(4)]
+        made[learned_of] = [timeline.labels(frame) for frame in range(4)]
         for frame, labels in tracker.stream(video, {0: first}):
-            np.testing.assert_array_equal(labels, made[weight][frame])
-    assert (made[0.0][3] != made[0.25][3]).any()
+            np.testing.assert_array_equal(labels, made[learned_of][frame])
+    assert (made[False][3] != made[True][3]).any()
 
 
 def test_where_an_object_was_annotated_only_later_nothing_is_learned() -> None:
@@ -131,8 +133,9 @@ def test_where_an_object_was_annotated_only_later_nothing_is_learned() -> None:
     second = np.where(first > 0, 0, first)
     second[:40, :40] = 2
     made = {}
-    for weight in (0.0, 0.25):
-        tracker = matchcut.Tracker(matchcut.load_model("mask-vos").with_settings(pixels=weight, size=128))
-        made[weight] = [labels for _, labels in tracker.stream(video, {0: first, 2: second})]
-    np.testing.assert_array_equal(made[0.0][0], made[0.25][0])
-    assert (made[0.0][1] != made[0.25][1]).any()  # the first alone was learned from
+    for learned_of in (False, True):
+        steps = STEPS if learned_of else STEPS - {"edges"}
+        tracker = matchcut.Tracker(matchcut.load_model("mask-vos").with_settings(steps=steps, size=128))
+        made[learned_of] = [labels for _, labels in tracker.stream(video, {0: first, 2: second})]
+    np.testing.assert_array_equal(made[False][0], made[True][0])
+    assert (made[False][1] != made[True][1]).any()  # the first alone was learned from

@@ -7,6 +7,7 @@ its edge is. What the paper leaves open is in `TransportNetForm`.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -25,8 +26,8 @@ from matchcut.matching.factorised import (
     long_sinkhorn,
     short_sinkhorn,
 )
-from matchcut.models.backbones import Backbone
-from matchcut.models.decoders import channels_of
+from matchcut.models.backbones import Backbone, channels_of
+from matchcut.models.base import AutomaticModel, ModelInput, ModelSpec, fingerprint_of
 
 Matching = Literal["none", "full", "long", "short", "long-short"]
 
@@ -84,7 +85,7 @@ FORMS: dict[str, TransportNetForm] = {
 """The paper's pair of backbones, and a pair for the CPU."""
 
 
-class TransportNet(nn.Module):
+class TransportNet(nn.Module, AutomaticModel):
     """The network, and an automatic model.
 
     Args:
@@ -142,7 +143,15 @@ class TransportNet(nn.Module):
 
     def _set(self, settings: TransportNetSettings) -> None:
         self.settings = settings
-        self.size, self.square, self.camera, self.multiple = settings.size, settings.square, settings.camera, 32
+        self.spec = ModelSpec(size=settings.size, square=settings.square, camera=settings.camera, multiple=32)
+
+    def backbones(self) -> list[Backbone]:
+        """Those whose input is normalised as the weights' file states."""
+        return [self.backbone, self.motion]
+
+    def fingerprint(self) -> str:
+        """A hash of architecture, settings and weights."""
+        return fingerprint_of(self, self.form, self.settings)
 
     def streams(self, image: Tensor, flow: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Features of both streams a stage, the finest first, as they go into the layers: (B, C, h, w) each."""
@@ -182,8 +191,12 @@ class TransportNet(nn.Module):
                 return pair[0] + carried[0], pair[1] + carried[1]
             return carried[0], carried[1]
 
-    def segment(self, image: Tensor, flow: Tensor) -> Tensor:
-        """The automatic model's method: the probability of the primary object, (B, 1, H / 4, W / 4) in [0, 1]."""
+    def segment(self, frame: ModelInput) -> Tensor:
+        """The probability of the primary object, (1, 1, H / 4, W / 4) in [0, 1]."""
+        return self.probability(frame.image, frame.side["flow"])
+
+    def probability(self, image: Tensor, flow: Tensor) -> Tensor:
+        """As `segment`, of images and flow (B, 3, H, W)."""
         if self.settings.blind:
             flow = torch.ones_like(flow)
         logits: Tensor = self(image, flow)[0]
@@ -288,6 +301,11 @@ def _layer(form: TransportNetForm) -> nn.Module:
         return LongSinkhorn(1, **settings)
     kinds = {"long": LongSinkhorn, "short": ShortSinkhorn, "long-short": LongShortSinkhorn}
     return kinds[form.matching](form.groups, **settings)
+
+
+def build(architecture: Mapping[str, Any], settings: Mapping[str, Any]) -> TransportNet:
+    """The network of a file of weights, by the architecture and the settings of inference that it states."""
+    return build_transport_net(TransportNetForm(**architecture), TransportNetSettings(**settings))
 
 
 def build_transport_net(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from matchcut.matching.base import full_precision
-from matchcut.models.nearness import boxes_of
+from matchcut.models.search_region import boxes_of
 
 REACH = 32
 """Cells around the objects that they are told from; what is further away the match does not offer."""

@@ -1,7 +1,6 @@
 """What a Mask-VOS network is made of, and how it is used: the forms there are, and the settings of inference."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from matchcut.models.base import MemoryPolicy
 
@@ -53,6 +52,9 @@ FORMS: dict[str, MaskVOSForm] = {
 """The paper's two, ResNet-18 with light masks, and the small one whose keys start as the default label propagation."""
 
 
+STEPS = frozenset({"finer", "target", "guided", "edges"})
+
+
 @dataclass(frozen=True)
 class MaskVOSSettings:
     """The settings of inference. Distances are in cells of the grid."""
@@ -64,34 +66,20 @@ class MaskVOSSettings:
     top_k: int = 10
     temperature: float = 0.055
     radius: float | None = 11
-    """Reach of the window (a disc) over context frames; over the last of them more where objects move fast (`near`)."""
-    annotated_radius: float | None = None
-    """Reach of the window over annotated frames; None leaves it unrestricted."""
-    near: int | None = 6
-    """Cells further than this from where an object was, and twice as far as objects moved between the last frames, are
-    background without a look; windows over these frames reach as far. None: all cells are matched."""
-    edge: int | None = 5
-    """Fine cells so near to an edge of the coarse mask are matched on the finer grid, and they alone are decoded; None
-    decodes all, and matches none."""
-    finer: float = 0.75
-    """Share of what is matched on the finer grid at edges; the rest is the coarse mask, which drifts less."""
+    """Reach of the window (a disc) over context frames; over the last of them more where objects move fast. Annotated
+    frames are searched whole."""
     rounds: int = 1
     """Rounds of refinement, R; 0 decodes what was carried. The paper has 2."""
     blend: float = 0.5
     """Weight of what was carried in the mask that is shown; 1 leaves the decoder out."""
-    feedback: float = 0.0
-    """Weight of what was decoded in the mask that is remembered; with 0 no mistake of the decoder can grow."""
-    margin: int | None = 4
-    """An object is decoded in the box of where the coarse mask has it and so many cells around; None: everywhere."""
-    target: float = 2.0
-    """Weight of the target model's score in the logits of what is shown; 0 leaves that model out, as the paper does."""
-    enlarge: Literal["linear", "cubic", "guided"] = "guided"
-    pixels: float = 0.25
-    """Weight of what pixels at edges say, as learned on the annotated frames, where `enlarge` is "guided"; 0: none."""
+    steps: frozenset[str] = STEPS
+    """Of what the paper does not have: "finer", matching at edges anew on the finer grid; "target", the linear
+    foreground/background classifier of cells; "guided", upsampling along the edges of the frame; and "edges", there,
+    the classifier of pixels that is learned on the annotated frames."""
 
     def __post_init__(self) -> None:
-        shares = (self.blend, self.feedback, self.finer)
-        if self.rounds < 0 or not all(0 <= one <= 1 for one in shares):
+        if self.rounds < 0 or not 0 <= self.blend <= 1 or not self.steps <= STEPS:
             raise ValueError(
-                f"expected rounds >= 0 and blend, feedback and finer in [0, 1], got {self.rounds} and {shares}"
+                f"expected rounds >= 0, blend in [0, 1] and steps of {', '.join(sorted(STEPS))}, got {self.rounds}, "
+                f"{self.blend} and {self.steps}"
             )

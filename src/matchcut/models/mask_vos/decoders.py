@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from matchcut.models.backbones import Backbone
-from matchcut.models.grids import enlarge, finer
+from matchcut.models.backbones import Backbone, channels_of
+from matchcut.models.resampling import enlarge, finer
 
 MASKS = 3
 """Mask channels: of the object; of all others together, which it must not be mixed up with; and of the object as the
@@ -186,12 +186,6 @@ def aggregate(logits: Tensor) -> Tensor:
     nothing = F.logsigmoid(-logits).sum(1, keepdim=True)  # log of the background's probability
     background = nothing - torch.log(-torch.expm1(nothing.clamp(max=-1e-6)))
     return torch.cat([background, logits], 1)
-
-
-def channels_of(backbone: Backbone) -> list[int]:
-    """Channels of each of a backbone's feature maps."""
-    info = backbone.net.feature_info
-    return [int(getattr(info, "info", info)[stage]["num_chs"]) for stage in backbone.stages]
 
 
 def _add(x: Tensor, frame: Tensor) -> Tensor:

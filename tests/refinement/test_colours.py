@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from matchcut.tracking.colours import LIMIT, Colours, colours_of, log_odds_of, look_up
+from matchcut.refinement.colours import LIMIT, Colours, colours_of, log_odds_of, look_up
 
 RED, GREEN, BLUE = (200, 20, 20), (20, 200, 20), (20, 20, 200)
 

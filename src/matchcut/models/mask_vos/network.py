@@ -11,7 +11,7 @@ edges are matched anew on the finer grid.
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -22,28 +22,50 @@ from torch import Tensor, nn
 
 from matchcut.errors import ModelError
 from matchcut.matching import Affinity, affinity, join, near_edges, refine
-from matchcut.models.backbones import Backbone
-from matchcut.models.base import Reference
-from matchcut.models.decoders import (
+from matchcut.models.backbones import Backbone, channels_of
+from matchcut.models.base import (
+    AnnotatedFrame,
+    GuidedModel,
+    ModelInput,
+    ModelSpec,
+    Prediction,
+    Reference,
+    fingerprint_of,
+)
+from matchcut.models.mask_vos.decoders import (
     DeepMaskEncoder,
     FrameFeatures,
     KeyHead,
     LightMaskEncoder,
     MaskDecoder,
     aggregate,
-    channels_of,
     mask_channels,
     mixed,
 )
-from matchcut.models.grids import enlarge, finer, halve, join_maps, to_grid
-from matchcut.models.mask_vos_form import FORMS, MaskVOSForm, MaskVOSSettings
-from matchcut.models.nearness import RECENT, boxes_of, where_to_look
-from matchcut.models.target_model import Evidence, evidence_of, target_score
+from matchcut.models.mask_vos.form import FORMS, MaskVOSForm, MaskVOSSettings
+from matchcut.models.mask_vos.target_model import Evidence, evidence_of, target_score
+from matchcut.models.resampling import enlarge, finer, halve, join_maps, to_grid
+from matchcut.models.search_region import RECENT, boxes_of, where_to_look
+from matchcut.refinement import Pixels, Refined, Soft, cubic, guided
+from matchcut.refinement.edge_classifier import EdgeClassifier, learn
 
 SURE = 1e-3
 """A mask that the decoder corrects counts as no surer than this."""
 NOWHERE = -10.0
 """The logit of an object where it is not looked for."""
+NEAR = 6
+"""Cells further than this from where an object was, and twice as far as objects moved between the last frames, are
+background without a look; windows over these frames reach as far."""
+EDGE = 5
+"""Fine cells so near to an edge of the coarse mask are matched on the finer grid, and they alone are decoded."""
+FINER = 0.75
+"""Share of what is matched on the finer grid at edges; the rest is the coarse mask, which drifts less."""
+MARGIN = 4
+"""An object is decoded in the box of where the coarse mask has it and so many cells around."""
+TARGET = 2.0
+"""Weight of the target model's score in the logits of what is shown."""
+EDGES = 0.25
+"""Weight of the edge classifier's log odds."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +95,7 @@ class Carried(NamedTuple):
     """(B, H', W') bool, where masks have their edges: what was matched on the finer grid, and what is decoded."""
 
 
-class MaskVOS(nn.Module):
+class MaskVOS(nn.Module, GuidedModel):
     """The guided model, and the network that is trained.
 
     Args:
@@ -86,8 +108,6 @@ class MaskVOS(nn.Module):
     Raises:
         ModelError: too few stages, or a form that does not fit them.
     """
-
-    side_by_side = True
 
     def __init__(
         self,
@@ -105,9 +125,9 @@ class MaskVOS(nn.Module):
             )
         backbone.cut()
         self.backbone, self.form = backbone, form
+        self.grid = form.grid
+        self._edges: EdgeClassifier | None = None
         self._set(settings or MaskVOSSettings())
-        self.grid, self.mask_grid = form.grid, form.grid // 2
-        self.multiple = max(form.grid, backbone.stride)
         coarse, fine = form.widths
         joined = sum(channels[one] for one in form.matched)
         self.key = KeyHead(joined, form.key or joined)
@@ -135,11 +155,50 @@ class MaskVOS(nn.Module):
 
     def _set(self, settings: MaskVOSSettings) -> None:
         self.settings = settings
-        self.policy, self.size, self.enlarge = settings.policy, settings.size, settings.enlarge
-        self.pixels = settings.pixels
+        self.spec = ModelSpec(
+            policy=settings.policy,
+            size=settings.size,
+            multiple=max(self.grid, self.backbone.stride),
+            parallel=True,
+            grid=self.grid,
+            mask_grid=self.grid // 2,
+        )
 
-    def encode(self, image: Tensor) -> FrameFeatures:
-        """(B, 3, H, W) in [0, 1] to keys and skips; H / grid and W / grid are rounded up."""
+    def backbones(self) -> list[Backbone]:
+        """Those whose input is normalised as the weights' file states."""
+        return [self.backbone]
+
+    def matched(self) -> tuple[Backbone, int]:
+        """For label propagation: the backbone with the stages that make the keys, and the grid."""
+        self.backbone.stages = tuple(self.backbone.stages[one] for one in self.form.matched)
+        return self.backbone, self.grid
+
+    def fingerprint(self) -> str:
+        """A hash of architecture, settings and weights."""
+        return fingerprint_of(self, self.form, self.settings)
+
+    @torch.no_grad()
+    def adapt(self, annotated: Sequence[AnnotatedFrame], ids: Sequence[int]) -> "MaskVOS":
+        """With an edge classifier that is learned on the annotated frames."""
+        if not annotated or not {"guided", "edges"} <= self.settings.steps:
+            return self
+        height, width = (2 * side for side in self._cells(annotated[0].frame.image))
+        other = copy.copy(self)
+        other._edges = learn([(one.pixels, one.labels) for one in annotated], ids, (height, width))
+        return other
+
+    def refine(self, soft: Soft, ids: Sequence[int], image: Pixels) -> Refined:
+        """Enlarged along the edges of the frame, where the edge classifier has its say."""
+        if "guided" in self.settings.steps:
+            return guided(soft, ids, image, edges=self._edges, weight=EDGES)
+        return cubic(soft, ids, image)
+
+    def encode(self, frame: ModelInput) -> FrameFeatures:
+        """Keys and skips of a frame; H / grid and W / grid are rounded up."""
+        return self.embed(frame.image)
+
+    def embed(self, image: Tensor) -> FrameFeatures:
+        """As `encode`, of images (B, 3, H, W) in [0, 1]."""
         return self.features(self.backbone(image), image)
 
     def keys(self, maps: list[Tensor], image: Tensor) -> Tensor:
@@ -149,7 +208,7 @@ class MaskVOS(nn.Module):
             return F.normalize(self.key(joined), dim=1).contiguous(memory_format=torch.channels_last)
 
     def features(self, maps: list[Tensor], image: Tensor) -> FrameFeatures:
-        """As `encode`, from the backbone's feature maps of the images."""
+        """As `embed`, from the backbone's feature maps of the images."""
         size = self._cells(image)
         twice = tuple(2 * side for side in size)
         deep = [to_grid(to(one), size) for to, one in zip(self.to_cells, maps[1:], strict=True)]
@@ -169,22 +228,22 @@ class MaskVOS(nn.Module):
     def _cells(self, image: Tensor) -> tuple[int, ...]:
         return tuple(-(-side // self.grid) for side in image.shape[2:])
 
-    def remember(self, features: FrameFeatures, soft_masks: Tensor, *, annotated: bool = False) -> MaskReference:
+    def remember(self, features: FrameFeatures, masks: Tensor, annotated: bool = False) -> MaskReference:
         """Keep the soft masks (B, 1 + N, h, w) of any resolution on the finer grid, and what the mask encoder makes of
         them."""
         with _as_encoded(features):
-            values = to_grid(soft_masks, features.fine.shape[2:])
+            values = to_grid(masks, features.fine.shape[2:])
             embedded = self.mask_encoder(features, mask_channels(values)).float()
         cells = F.avg_pool2d(values, 2) if annotated else halve(values)
         evidence = None
-        if self.settings.target and features.details is not None and not self.training:
+        if "target" in self.settings.steps and features.details is not None and not self.training:
             evidence = evidence_of(features.details, values)
         return MaskReference(features, values, annotated, cells, _rows(cells, embedded), evidence)
 
     def read(
         self,
         features: FrameFeatures,
-        references: list[MaskReference],
+        references: Sequence[MaskReference],
         where: Tensor | None = None,
         reach: float = 0,
     ) -> Carried:
@@ -217,16 +276,16 @@ class MaskVOS(nn.Module):
             coarse[:, 0] = torch.where(where, coarse[:, 0], 1.0)
         large = enlarge(coarse, features.fine.shape[2:])
         edges = torch.ones_like(large[:, 0], dtype=torch.bool)
-        if settings.edge is not None and count > 1:
-            edges = near_edges(large, settings.edge)
+        if "finer" in settings.steps and count > 1:
+            edges = near_edges(large, EDGE)
             large = self._matched_finer(features, references, large, match, edges)
         return Carried(coarse, large, alone[:, 1:], embedded, edges)
 
     def _match(
-        self, features: FrameFeatures, references: list[MaskReference], where: Tensor | None, reach: float
+        self, features: FrameFeatures, references: Sequence[MaskReference], where: Tensor | None, reach: float
     ) -> Affinity:
         settings = self.settings
-        radius = [settings.annotated_radius if one.annotated else settings.radius for one in references]
+        radius = [None if one.annotated else settings.radius for one in references]
         for place, one in enumerate(references):
             if settings.radius is not None and not one.annotated and place >= len(references) - RECENT:
                 radius[place] = max(settings.radius, reach)
@@ -242,7 +301,7 @@ class MaskVOS(nn.Module):
     def _matched_finer(
         self,
         features: FrameFeatures,
-        references: list[MaskReference],
+        references: Sequence[MaskReference],
         large: Tensor,
         match: Affinity,
         edges: Tensor,
@@ -257,7 +316,7 @@ class MaskVOS(nn.Module):
         )
         found = refined.apply(torch.stack([one.values for one in references], 2))
         known = found.sum(1, keepdim=True)
-        mixed = settings.finer * found / known.clamp(min=0.5) + (1 - settings.finer) * large
+        mixed = FINER * found / known.clamp(min=0.5) + (1 - FINER) * large
         return torch.where(known > 0.5, mixed, large)
 
     def decode(self, features: FrameFeatures, carried: Carried, soft_masks: Tensor, *, encoded: bool = True) -> Tensor:
@@ -278,7 +337,7 @@ class MaskVOS(nn.Module):
         return logits.float() * edges[:, None] + masks[:, :, 0].float().clamp(SURE, 1 - SURE).logit() / 2
 
     def forward(
-        self, features: FrameFeatures, references: list[MaskReference], rounds: int | None = None
+        self, features: FrameFeatures, references: Sequence[MaskReference], rounds: int | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """The masks that were carried (B, 1 + N, H', W'), and what `decode_rounds` makes of them."""
         carried = self.read(features, references)
@@ -294,37 +353,25 @@ class MaskVOS(nn.Module):
         return logits
 
     def segment(
-        self, features: FrameFeatures, references: list[MaskReference], carry: Any = None
-    ) -> tuple[Tensor, Any, Callable[[], Tensor]]:
-        """Soft masks (B, 1 + N, H', W') of a frame on the finer grid to be remembered, and what makes those to be
-        shown."""
-        where, reach = where_to_look([(one.cells, one.annotated) for one in references], self.settings.near)
+        self, features: FrameFeatures, references: Sequence[MaskReference], state: Any, ids: Sequence[int]
+    ) -> Prediction:
+        """Soft masks (B, 1 + N, H', W') of a frame on the finer grid: what was carried is remembered, so that no
+        mistake of the decoder can grow, and what was decoded is shown."""
+        where, reach = where_to_look([(one.cells, one.annotated) for one in references], NEAR)
         carried = self.read(features, references, where, reach)
-        if self.settings.feedback == 0:
-            return carried.large, carry, functools.partial(self._shown, features, references, carried)
-        decoded = self._decoded(features, carried)
-        remembered = mixed(carried.large, decoded, self.settings.feedback)
-        return remembered, carry, functools.partial(self._shown, features, references, carried, decoded)
+        return Prediction(carried.large, shown=functools.partial(self._shown, features, references, carried))
 
-    def _shown(
-        self,
-        features: FrameFeatures,
-        references: list[MaskReference],
-        carried: Carried,
-        decoded: Tensor | None = None,
-    ) -> Tensor:
+    def _shown(self, features: FrameFeatures, references: Sequence[MaskReference], carried: Carried) -> Tensor:
         shown = carried.large
         if shown.shape[1] == 1:
             return shown
         if self.settings.blend < 1:
-            shown = mixed(
-                shown, self._decoded(features, carried) if decoded is None else decoded, 1 - self.settings.blend
-            )
+            shown = mixed(shown, self._decoded(features, carried), 1 - self.settings.blend)
         return self._like_target(features, references, shown, carried.edges)
 
     def _decoded(self, features: FrameFeatures, carried: Carried) -> Tensor:
         """Soft masks (B, 1 + N, H', W') after all rounds."""
-        boxes, decoded = boxes_of(carried.coarse, self.settings.margin), carried.large
+        boxes, decoded = boxes_of(carried.coarse, MARGIN), carried.large
         if decoded.shape[1] == 1:
             return decoded
         with _as_encoded(features):
@@ -333,7 +380,7 @@ class MaskVOS(nn.Module):
         return decoded
 
     def _like_target(
-        self, features: FrameFeatures, references: list[MaskReference], shown: Tensor, edges: Tensor
+        self, features: FrameFeatures, references: Sequence[MaskReference], shown: Tensor, edges: Tensor
     ) -> Tensor:
         """Soft masks (B, 1 + N, H', W') to which the target model had its say: at edges, in the objects' log odds."""
         known = [(one.annotated, one.evidence) for one in references if one.evidence is not None]
@@ -341,7 +388,7 @@ class MaskVOS(nn.Module):
             return shown
         annotated, context = ([one for given, one in known if given == which] for which in (True, False))
         logits = shown.clamp(min=1e-12).log()
-        logits[:, 1:] += self.settings.target * target_score(features.details, annotated, context, edges)[:, None]
+        logits[:, 1:] += TARGET * target_score(features.details, annotated, context, edges)[:, None]
         return logits.softmax(1) * shown.sum(1, keepdim=True)
 
     def _decode_boxes(
@@ -358,6 +405,12 @@ class MaskVOS(nn.Module):
             edges = carried.edges[(slice(None), *finer(box))]
             logits[(slice(None), one, *finer(box))] = self._decode(inside, part, mask, edges, self.settings.rounds > 0)
         return logits
+
+
+def build(architecture: Mapping[str, Any], settings: Mapping[str, Any]) -> MaskVOS:
+    """The network of a file of weights, by the architecture and the settings of inference that it states."""
+    form = MaskVOSForm(**architecture)
+    return MaskVOS(Backbone(form.backbone, form.stages, form.stride), form, MaskVOSSettings(**settings))
 
 
 def build_mask_vos(

@@ -1,4 +1,4 @@
-"""Soft masks enlarged from cells to pixels, along the edges of their frame."""
+"""Guided upsampling: soft masks from cells to pixels, along the edges of their frame."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))
 """Of colours: the entries of a symmetric matrix, each once."""
 
 
-def guided_enlarge(
+def guided_upsample(
     mask: NDArray[np.float32], frame: Frame, small: Frame
 ) -> tuple[tuple[slice, slice], NDArray[np.float32]] | None:
     """A soft mask (h, w) enlarged along the edges of its frame (H, W, 3): a box of it and the mask there; 0 elsewhere.
