@@ -354,9 +354,26 @@ def test_a_threshold_reads_an_anti_aliased_mask(track, inputs, tmp_path):
 
 
 def test_models_are_listed_by_the_names_that_are_typed(run, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", "40")
     listed = run("models")
-    assert listed.code == 0 and "label-propagation" in listed.out and "tf_efficientnet_lite0" in listed.out
+    assert listed.code == 0 and max(map(len, listed.out.splitlines())) <= 40
+    assert {"label-propagation", "tf_efficientnet_lite0,", "Apache-2.0", "DAVIS-2016"} <= set(listed.out.split())
+
+
+def test_stopped_while_libraries_load(track, inputs, tmp_path, monkeypatch):
+    def stop():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("matchcut.cli.masks.starting", stop)
+    result = track(inputs / "walk.mkv", "--mask", inputs / "first.png", "-o", tmp_path / "out")
+    assert result.code == 130 and result.err == "matchcut: stopped\n" and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["track", "segment", "evaluate"])
+def test_help_shows_options_in_groups(run, command):
+    shown = run(command, "--help").out
+    groups = [one for one in ("Prompt", "Model", "Range", "Output") if f"─ {one} ─" in shown]
+    assert groups == [one for one in ("Prompt", "Model", "Range", "Output") if one != "Prompt" or command == "track"]
 
 
 # --- going on, and doing again
