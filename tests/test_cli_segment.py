@@ -76,7 +76,7 @@ def test_masks_a_record_and_all_else_it_can_write(segment, clip, tmp_path, preci
     about = record(out)
     assert about["model"] == "transport-net" and len(about["confidence"]) == COUNT and about["flow"] == "dis_flow"
     assert about["objects"] == [1] and about["annotations"] == []
-    assert about["weights_sha256"] and about["still_frames"] == [] and about["cuts"] == []
+    assert about["weights_sha256"] and not about["notes"].get("still") and not about["notes"].get("cut")
     assert (out / "overlay.mp4").exists() and (out / "coco.json").exists()
     assert len(list((out / "cutout").iterdir())) == COUNT
     assert not (out / ".resume.jsonl").exists()
@@ -87,7 +87,7 @@ def test_a_still_video_is_said_to_be_one(segment, tmp_path):
         write_png(tmp_path / f"{index}.png", ground(0))
     code, said, _ = segment(tmp_path, "-o", tmp_path / "out", *FAST)
     assert code == 0 and "nothing moves in this video" in said
-    assert record(tmp_path / "out")["still_frames"] == ["0", "1", "2"]
+    assert record(tmp_path / "out")["notes"]["still"] == ["0", "1", "2"]
     assert all(sure["1"] <= 0.5 for sure in record(tmp_path / "out")["confidence"].values())
 
 
@@ -101,7 +101,7 @@ def test_cuts_are_said(segment, tmp_path):
     film(tmp_path / "two.mp4", [*frames(), *(one // 4 for one in frames(seed=3))])
     code, said, _ = segment(tmp_path / "two.mp4", "-o", tmp_path / "out", *FAST)
     assert code == 0 and "2 scenes: cuts before 00006" in said
-    assert record(tmp_path / "out")["cuts"] == ["00006"]
+    assert record(tmp_path / "out")["notes"]["cut"] == ["00006"]
 
 
 def test_precomputed_flow_with_a_gap(segment, clip, tmp_path):
@@ -110,7 +110,7 @@ def test_precomputed_flow_with_a_gap(segment, clip, tmp_path):
         write_flow(tmp_path / "flow" / f"{index:05d}.flo", np.zeros((*SIZE, 2), np.float32))
     code, said, _ = segment(clip, "-o", tmp_path / "out", *FAST, "--flow", tmp_path / "flow")
     assert code == 0 and "1 frames had no precomputed flow (00003)" in said
-    assert record(tmp_path / "out")["flow_computed_instead"] == ["00003"]
+    assert record(tmp_path / "out")["notes"]["flow"] == ["00003"]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
