@@ -112,19 +112,12 @@ def _innermost(box: tuple[slice, slice], mask: np.ndarray[Any, Any]) -> tuple[tu
 def _number(out: Frame, label: int, point: tuple[int, int], radius: float) -> None:
     """White digits with a dark edge, centred on a point, kept inside the frame as far as they fit."""
     height, width = out.shape[:2]
-    text = str(label)
+    text, font = str(label), cv2.FONT_HERSHEY_SIMPLEX
     smallest = float(np.clip(height / 800, 0.4, 0.8))
     size = float(np.clip(radius / (12 + 10 * len(text)), smallest, 1.8 * smallest))
     thick = 1 if size < 0.7 else 2
-    (text_width, text_height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, thick)
-    edge = 1 + thick
-    digits = np.zeros((text_height + below + 2 * edge, text_width + 2 * edge), np.uint8)
-    cv2.putText(digits, text, (edge, edge + text_height), cv2.FONT_HERSHEY_SIMPLEX, size, 255, thick, cv2.LINE_AA)
-    dark = cv2.dilate(digits, np.ones((3, 3), np.uint8), iterations=edge - 1)
-    top = max(0, min(point[1] - edge - text_height // 2, height - digits.shape[0]))
-    left = max(0, min(point[0] - digits.shape[1] // 2, width - digits.shape[1]))
-    patch = out[top : top + digits.shape[0], left : left + digits.shape[1]]
-    rows, columns = patch.shape[:2]
-    light = digits[:rows, :columns, None].astype(np.float32) / 255
-    ground = patch * (1 - 0.85 * dark[:rows, :columns, None].astype(np.float32) / 255)
-    patch[:] = np.rint(ground * (1 - light) + 255 * light).astype(np.uint8)
+    (text_width, text_height), _ = cv2.getTextSize(text, font, size, thick)
+    left = max(thick, min(point[0] - text_width // 2, width - text_width - thick))
+    bottom = max(text_height + thick, min(point[1] + text_height // 2, height - thick))
+    for colour, thickness in (((0, 0, 0), 3 * thick), ((255, 255, 255), thick)):
+        cv2.putText(out, text, (left, bottom), font, size, colour, thickness, cv2.LINE_AA)
