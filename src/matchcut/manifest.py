@@ -1,4 +1,5 @@
-"""What a run wrote: the list of its files, in its folder. Only what is on it, and unchanged, is removed or replaced."""
+"""Manifest: the list of the files that runs wrote into a folder. Only what is on it, and unchanged, is ever removed or
+replaced."""
 
 import hashlib
 import json
@@ -15,7 +16,7 @@ from matchcut.errors import OutputError
 MANIFEST = ".matchcut.jsonl"
 """The list of the files that a run wrote, in its folder."""
 TEMPORARY = ".matchcut-"
-"""How the names of unfinished files begin."""
+"""Prefix of the names of unfinished files."""
 
 
 class Manifest:
@@ -30,7 +31,7 @@ class Manifest:
         self.path = folder / MANIFEST
 
     def kind(self) -> str | None:
-        """What kind of run it is of; None where there is none."""
+        """The kind of run that wrote it; None where there is no list."""
         return next((str(line["kind"]) for line in self._lines() if "kind" in line), None)
 
     def begin(self, kind: str) -> None:
@@ -84,7 +85,7 @@ class Manifest:
         return found
 
     def files(self) -> list[str]:
-        """What runs wrote for the user and is there: paths in the folder, in order."""
+        """The files written for the user that are there: sorted paths in the folder."""
         return sorted(name for name, hashes in self.entries().items() if None not in hashes and self.is_there(name))
 
     def owns(self, file: Path, entries: Mapping[str, set[str | None]] | None = None) -> bool:
@@ -100,7 +101,7 @@ class Manifest:
         return None in hashes or file.stat().st_size == 0 or _hash(file) in hashes
 
     def ruined(self, files: Iterable[Path], readable: Callable[[Path], bool]) -> list[Path]:
-        """Which of some files runs wrote, and are no longer as they were written, nor can be read.
+        """The damaged ones of some files: runs wrote them, and they have changed and cannot be read.
 
         Args:
             readable: whether a file can be; what was changed and can be read is the user's.
@@ -194,7 +195,7 @@ _open: dict[str, Manifest] = {}
 
 @contextmanager
 def noted_in(folder: Path) -> Iterator[Manifest]:
-    """All that is written into a folder meanwhile is noted in its list, and nothing of the user's is replaced there."""
+    """Note all files that are written into a folder meanwhile, and let nothing of the user's be replaced there."""
     place = os.path.abspath(folder)  # noqa: PTH100  links stay as they are
     before, manifest = _open.get(place), Manifest(folder)
     _open[place] = manifest
@@ -208,7 +209,7 @@ def noted_in(folder: Path) -> Iterator[Manifest]:
 
 
 class RunOptions(TypedDict, total=False):
-    """What may be said of the folder of a run, for `run_folder` and `check_run`; `overwrite` and `resume` are False."""
+    """Options of `run_folder` and `check_run`; `overwrite` and `resume` are False unless given."""
 
     inputs: Iterable[Path]
     """Files and folders that are read."""
@@ -315,7 +316,7 @@ def manifest_of(path: Path) -> Manifest | None:
 
 
 def in_the_way(path: Path) -> str:
-    """What is said of a file of the user's that stands where one would be written or removed."""
+    """The message for a file of the user's that stands where one would be written or removed."""
     return (
         f"{path}: is in the way, and no run is known to have written it as it is (yours, changed since, or of an older "
         "version): move it, or give another folder with -o"

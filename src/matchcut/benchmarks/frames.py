@@ -79,7 +79,7 @@ class Job:
 
 @dataclass
 class FrameScores:
-    """What was found in one frame.
+    """The scores of one frame.
 
     Attributes:
         name: of the frame.
@@ -102,7 +102,7 @@ class FrameScores:
 
 @dataclass
 class Answer:
-    """What a job found. `problems` are (kind, line) by frame; where there are any, scores may be lacking."""
+    """The result of a job. `problems` are (kind, line); where there are any, scores may be lacking."""
 
     place: int
     frames: list[FrameScores]
@@ -157,7 +157,7 @@ def _decoded(job: Job, answer: Answer) -> Iterator[tuple[FrameFiles, FrameScores
 
 
 def _values(job: Job, mode: str, prediction: LabelMap) -> LabelMap:
-    """What the values of a file of this mode mean to the protocol."""
+    """The values of a prediction as the protocol reads a file of this mode."""
     if job.protocol.objects == "one":
         return (prediction > HALF).view(np.uint8) if job.protocol.task == "automatic" and mode == "L" else prediction
     if job.protocol.objects == "map":

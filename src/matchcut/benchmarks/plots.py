@@ -1,4 +1,4 @@
-"""The pictures of a report: scores over time, bars a sequence, precision and recall, and two results side by side.
+"""Plots of a report: scores over time, bars a sequence, precision and recall, and two results side by side.
 
 Each function draws one matplotlib Figure and touches no global state. matplotlib is imported when a figure is drawn.
 """
@@ -154,7 +154,7 @@ def picture_sheet(heads: Sequence[str], rows: Sequence[Comparison]) -> "Figure":
 
 
 def frame_numbers(objects: Sequence[Sequence[str]]) -> tuple[list[list[int]], str]:
-    """Where the frames of each object stand on the axis, and what the axis says.
+    """Positions of the frames of each object on the x axis, and the label of the axis.
 
     That is the last number in a frame's name; if that does not rise, or there is none, the index of all frames' names.
     """
@@ -179,7 +179,7 @@ def sequence_means(objects: Sequence[ObjectScores], columns: Sequence[str]) -> d
 
 
 def result_names(first: Result, second: Result) -> tuple[str, str]:
-    """What to call two results: the last part in which the paths of their masks differ."""
+    """Names for two results: the last part in which the paths of their masks differ."""
     a, b = first.masks.absolute().parts, second.masks.absolute().parts
     for one, other in zip(reversed(a), reversed(b), strict=False):
         if one != other:

@@ -1,4 +1,4 @@
-"""What scoring leaves in a folder: the official tool's CSV files, `report.json`, plots, two results side by side."""
+"""Reports of scores in a folder: the official tool's CSV files, `report.json`, plots, a comparison of two results."""
 
 import json
 import math
@@ -32,7 +32,7 @@ OWN = (
     "plots/*.png",
     "plots/over-time/*.png",
 )
-"""What a report writes beside `report.json`; what an earlier one wrote of it is removed before anything is written."""
+"""Files of a report beside `report.json`; those of an earlier report are removed before anything is written."""
 
 _FORMAT = "matchcut report 1"
 _FRAMES = 50  # in compare-frames.csv

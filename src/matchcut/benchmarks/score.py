@@ -109,7 +109,7 @@ def _predictions(masks: Path, found: list[Sequence]) -> Path:
 
 
 def _reader_problems(found: list[Sequence]) -> Problems:
-    """What the readers found wrong with truths; with images only where there are any, since scoring needs none."""
+    """The problems that readers found with truths; with images only where there are any, as scoring needs none."""
     problems: Problems = {}
     for place, sequence in enumerate(found):
         folders = tuple({f"{path.parent}" for files in sequence.truths.values() for path in files[:1]})

@@ -51,4 +51,4 @@ Root = Annotated[Path, typer.Option(help="Root of the benchmark, as published.")
 Split = Annotated[str | None, option(group=RANGE, help="By default the one that papers report.")]
 Sequences = Annotated[list[str] | None, option(group=RANGE, help="Only these: --sequences bus flamingo.")]
 More = Annotated[list[str] | None, typer.Argument(hidden=True)]
-"""What follows the first of --sequences."""
+"""Sequences after the first of --sequences, which typer takes for arguments."""

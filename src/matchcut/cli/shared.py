@@ -1,4 +1,4 @@
-"""What the commands share: options as they are typed, the progress bar, the last lines."""
+"""Shared by the commands: parsing of options, Ctrl-C, the progress bar, the closing lines."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +47,7 @@ def parse_box(text: str) -> Box:
 
 
 def one_each(inputs: Sequence[str], given: Sequence[Given] | None, option: str) -> list[Given | None]:
-    """What an option says of each input: the same of all where it was given once."""
+    """The value of an option for each input; one value serves all inputs."""
     if not given:
         return [None] * len(inputs)
     if len(given) not in (1, len(inputs)):

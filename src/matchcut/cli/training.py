@@ -56,7 +56,7 @@ def reproduce(
 
 
 def models() -> None:
-    """What there is to choose from, with licence and scores."""
+    """List the models, with backbone, licence and scores."""
     from matchcut.models.catalogue import DEFAULT_MODEL, MODELS
     from matchcut.weights.records import WEIGHTS
 

@@ -1,4 +1,4 @@
-"""One mask file: its pixels and the colours that they stand for, before a sequence gives them their meaning."""
+"""Decoding one mask file: its pixels and their colours, not yet mapped to object ids."""
 
 import io
 import os
@@ -31,7 +31,7 @@ _BLACK, _WHITE = 0, 0xFFFFFF
 
 @dataclass(frozen=True)
 class MaskFile:
-    """What a mask file holds.
+    """A decoded mask file.
 
     Attributes:
         path: of the file.

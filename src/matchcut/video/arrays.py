@@ -41,7 +41,7 @@ def as_array(value: Any) -> np.ndarray[Any, Any]:
 
 
 def describe(value: Any) -> str:
-    """What a value is, in a few words: its shape, type and range where it is an array."""
+    """A short description of a value for messages: of an array its shape, type and range."""
     if isinstance(value, np.ndarray | np.generic) or hasattr(value, "detach"):
         array = as_array(value)
         what = "a tensor" if hasattr(value, "detach") else "an array"
@@ -55,7 +55,7 @@ def describe(value: Any) -> str:
 
 
 def _hint(array: np.ndarray[Any, Any]) -> str:
-    """How to make a frame of what is not far from one."""
+    """A hint for messages: how to convert an array that is nearly a frame."""
     if array.dtype.kind == "f" and array.ndim == 3:
         return "; of values from 0 to 1, give (255 * frame).round().astype(np.uint8)"
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):

@@ -60,7 +60,7 @@ class FileFrames(FramesOfFile):
         return self.index.keys[self.key_before(index)]
 
     def recording(self, indices: range) -> Recording:
-        """What a video made of the frames of `indices`, in rising order, takes over."""
+        """Time stamps, colours and sound of the frames of `indices`, in rising order, for a video made of them."""
         pts = self.index.pts
         time_base = 1 / self.frame_rate if pts is None else self.time_base
         stamps = list(indices) if pts is None else [pts[index] for index in indices]
@@ -70,7 +70,7 @@ class FileFrames(FramesOfFile):
         return Recording(self.path, self.colours, stamps, end, time_base, indices.step == 1)
 
     def key_before(self, index: int) -> int:
-        """Which of `index.keys` decoding starts from to reach a frame."""
+        """The place in `index.keys` of the key frame before a frame."""
         return bisect_right(self.index.keys, index) - 1
 
     def position(self, frame: Any, counted: int) -> int | None:
@@ -79,7 +79,7 @@ class FileFrames(FramesOfFile):
 
 
 class _Cursor:
-    """One open decoder that walks forwards, and seeks only when that is shorter or the only way."""
+    """An open decoder that reads forwards, and seeks only where that is shorter or the only way."""
 
     def __init__(self, source: FileFrames) -> None:
         self.source = source
@@ -166,7 +166,7 @@ def _first_frame(path: Path) -> Any:
 
 
 def _average_rate(index: FrameIndex, stated: Fraction | None, time_base: Fraction) -> Fraction:
-    """What the container states, unless the time stamps tell of another: it may be the rate of the shortest frames."""
+    """The stated frame rate, unless the time stamps differ: the stated one may be that of the shortest frames."""
     if index.pts is None or index.total < 5:
         return stated or Fraction(25)
     measured = Fraction(index.total - 1, index.pts[-1] - index.pts[0]) / time_base

@@ -1,4 +1,4 @@
-"""Frames that can be addressed by index: what each kind of source gives to `Video`."""
+"""Base classes of sources with random access: frames by index."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -28,7 +28,7 @@ class Frames:
         """Raise TruncatedVideoError unless the frame `last` is surely there."""
 
     def name(self, index: int) -> str:
-        """What a frame is called: its number, 5 digits."""
+        """The name of a frame: its number, 5 digits."""
         return f"{index:05d}"
 
     def file(self, index: int) -> Path | None:

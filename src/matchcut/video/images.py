@@ -140,7 +140,7 @@ def _header(path: Path) -> tuple[tuple[int, int], int]:
 
 
 def frame_pages(image: Any) -> Sequence[int]:
-    """Which pictures of an open image file are frames: all, but for what only goes with the first.
+    """The numbers of the pictures of an open image file that are frames: all, but for what only goes with the first.
 
     That is the smaller copies, previews and masks of a TIFF, the further pictures of a camera's JPEG (MPO), and the
     still picture that stands in for an animated PNG.
@@ -250,7 +250,7 @@ def _upright(frame: Frame, orientation: int) -> Frame:
 
 
 def damaged(path: Path, error: Exception, where: str = "") -> VideoError:
-    """The one clear line for an image that cannot be read; `where` in the file."""
+    """The error of an image that cannot be read; `where` in the file."""
     if isinstance(error, PermissionError):
         return missing(path, error)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__

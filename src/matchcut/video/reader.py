@@ -161,13 +161,13 @@ class Video:
         return zip(indices, self._frames.read(self._selection[start::step]), strict=True)
 
     def frame_name(self, index: int) -> str:
-        """What frame `index` is called in outputs: the stem of its image file, or its original number in 5 digits."""
+        """The name of frame `index` in outputs: the stem of its image file, or its original number in 5 digits."""
         if self._frames is None:
             return f"{self._first_number + index * self._stride:05d}"
         return self._frames.name(self._selection[index])
 
     def recording(self) -> "Recording | None":
-        """What a video made of the selected frames takes over from the video file they are from; None of others."""
+        """Time stamps, colours and sound of the selected frames, where they are of a video file; else None."""
         from matchcut.video.container import FileFrames
 
         return self._frames.recording(self._selection) if isinstance(self._frames, FileFrames) else None

@@ -1,4 +1,4 @@
-"""What a source names: a stream, a video file, image files; and the frames behind it."""
+"""Opening a source: telling streams, video files, image files and arrays apart."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from matchcut.video.frames import Frames
 
 
 def source_of(source: Any) -> str | list[Path] | ArrayFrames:
-    """What a caller gave, told apart: a path or address, image files, or frames in memory.
+    """The kind of source that a caller gave: a path or address, image files, or frames in memory.
 
     Raises:
         VideoError: none of these, or an empty list.
@@ -58,7 +58,7 @@ def is_stream(source: str) -> bool:
 
 
 def stream_name(source: str) -> str:
-    """What to call the output of a stream."""
+    """The name of a stream, for outputs."""
     if source == "-":
         return "stdin"
     if source.isdecimal():
@@ -113,7 +113,7 @@ def open_images(paths: Sequence[Path]) -> Frames:
 
 
 def missing(path: Path, error: OSError | ValueError) -> VideoError:
-    """The one clear line for a path that leads to no file."""
+    """The error of a path that leads to no file."""
     code = getattr(error, "errno", None)
     if os.path.islink(path):  # noqa: PTH114  pathlib fails on a name that is too long
         what = "leads to itself" if code == errno.ELOOP else f"leads nowhere ({_target(path)})"

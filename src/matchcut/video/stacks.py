@@ -101,7 +101,7 @@ class _Cursor:
 
 
 def _seconds(image: Any, page: int) -> Fraction:
-    """How long one picture of an animation is shown; 0 where that is not stated."""
+    """The duration of one picture of an animation; 0 where none is stated."""
     image.seek(page)
     image.load()
     return Fraction(image.info.get("duration", 0)) / 1000
