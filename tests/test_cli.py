@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import io
 import json
 import os
 import shlex
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -21,7 +19,7 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_masks
 
-from matchcut import cli, files
+from matchcut import files
 from matchcut.cli import shared as cli_shared
 from matchcut.errors import OutputError
 from matchcut.manifest import MANIFEST
@@ -74,26 +72,6 @@ def inputs(tmp_path_factory):
         Image.fromarray(picture(index)[0]).save(root / "frames" / f"shot_{index}.png")
     write_mask(root / "first.png", picture(0)[1])
     return root
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Call the command in this process: (exit status, standard output, standard error)."""
-
-    def call(*words, stdin=None):
-        monkeypatch.setattr(sys, "argv", ["matchcut", *map(str, words)])
-        if stdin is not None:
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        capfd.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        said = capfd.readouterr()
-        return SimpleNamespace(code=code, out=said.out, err=said.err)
-
-    return call
 
 
 @pytest.fixture
