@@ -8,12 +8,13 @@ labels are enlarged linearly, and the largest is the label. All in float32.
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import matchcut
-from matchcut.masks import from_soft, object_ids, one_hot
+from matchcut.masks import object_ids, one_hot
 from matchcut.matching import affinity
 from matchcut.tracking.device import pick_device
 from matchcut.tracking.timeline import Timeline
@@ -57,7 +58,7 @@ class Plain:
             context = [*context, (keys, soft)][-CONTEXT:]
             large = F.interpolate(soft, size=given.shape[2:], mode="bilinear")[..., :height, :width]
             large = F.interpolate(large, size=tuple(timeline.size), mode="bilinear")
-            timeline.put(frame, from_soft(large[0].cpu().numpy(), ids), {}, chain)
+            timeline.put(frame, np.array([0, *ids], np.uint8)[large[0].argmax(0).cpu().numpy()], {}, chain)
 
 
 def features_of(backbone: str | None, device: torch.device) -> Callable[[Tensor], Tensor]:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from matchcut import cli
 from matchcut.cli import shared as cli_shared
 from matchcut.masks import read_mask
 from matchcut.video.flow import write_flow
@@ -47,16 +46,10 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture
-def segment(monkeypatch, capfd):
+def segment(run):
     def call(*words):
-        monkeypatch.setattr("sys.argv", ["matchcut", "segment", *map(str, words)])
-        capfd.readouterr()
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        return code, *capfd.readouterr()
+        result = run("segment", *words)
+        return result.code, result.out, result.err
 
     return call
 

@@ -1,4 +1,4 @@
-"""Small things of the disk: folders, names of one file, what may be a name, and waiting until all is written."""
+"""File system helpers: making folders, fsync, safe file names, and whether two paths are the same file."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ def make_folder(path: Path) -> None:
 
 
 def output_error(path: str | os.PathLike[str], error: OSError) -> OutputError:
-    """The one clear line for an operating-system error met while writing `path`."""
+    """The error of an operating-system error met while writing `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(f"no space left on the device while writing {path}: free some and run again with --resume")
     return OutputError(f"cannot write {path}: {error.strerror or error}")
@@ -96,6 +96,6 @@ def remove_empty(folder: Path) -> None:
 
 
 def identity(path: Path) -> tuple[int, int]:
-    """What is the same for all names of a file or folder."""
+    """Device and inode: the same for all names of a file or folder."""
     state = path.stat()
     return state.st_dev, state.st_ino

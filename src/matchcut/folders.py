@@ -1,4 +1,4 @@
-"""Which files of a folder count, and in what order: one rule for readers, prompts, benchmarks and training."""
+"""Listing folders: which files count, in natural order; one rule for readers, prompts, benchmarks and training."""
 
 import re
 from collections.abc import Collection

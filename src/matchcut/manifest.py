@@ -1,4 +1,5 @@
-"""What a run wrote: the list of its files, in its folder. Only what is on it, and unchanged, is removed or replaced."""
+"""Manifest: the list of the files that runs wrote into a folder. Only what is on it, and unchanged, is ever removed or
+replaced."""
 
 import hashlib
 import json
@@ -7,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from matchcut.disk import check_apart, flush, is_plain_name, make_folder, output_error, remove_empty, sync
 from matchcut.errors import OutputError
@@ -15,7 +16,7 @@ from matchcut.errors import OutputError
 MANIFEST = ".matchcut.jsonl"
 """The list of the files that a run wrote, in its folder."""
 TEMPORARY = ".matchcut-"
-"""How the names of unfinished files begin."""
+"""Prefix of the names of unfinished files."""
 
 
 class Manifest:
@@ -30,7 +31,7 @@ class Manifest:
         self.path = folder / MANIFEST
 
     def kind(self) -> str | None:
-        """What kind of run it is of; None where there is none."""
+        """The kind of run that wrote it; None where there is no list."""
         return next((str(line["kind"]) for line in self._lines() if "kind" in line), None)
 
     def begin(self, kind: str) -> None:
@@ -84,7 +85,7 @@ class Manifest:
         return found
 
     def files(self) -> list[str]:
-        """What runs wrote for the user and is there: paths in the folder, in order."""
+        """The files written for the user that are there: sorted paths in the folder."""
         return sorted(name for name, hashes in self.entries().items() if None not in hashes and self.is_there(name))
 
     def owns(self, file: Path, entries: Mapping[str, set[str | None]] | None = None) -> bool:
@@ -100,7 +101,7 @@ class Manifest:
         return None in hashes or file.stat().st_size == 0 or _hash(file) in hashes
 
     def ruined(self, files: Iterable[Path], readable: Callable[[Path], bool]) -> list[Path]:
-        """Which of some files runs wrote, and are no longer as they were written, nor can be read.
+        """The damaged ones of some files: runs wrote them, and they have changed and cannot be read.
 
         Args:
             readable: whether a file can be; what was changed and can be read is the user's.
@@ -194,7 +195,7 @@ _open: dict[str, Manifest] = {}
 
 @contextmanager
 def noted_in(folder: Path) -> Iterator[Manifest]:
-    """All that is written into a folder meanwhile is noted in its list, and nothing of the user's is replaced there."""
+    """Note all files that are written into a folder meanwhile, and let nothing of the user's be replaced there."""
     place = os.path.abspath(folder)  # noqa: PTH100  links stay as they are
     before, manifest = _open.get(place), Manifest(folder)
     _open[place] = manifest
@@ -207,42 +208,42 @@ def noted_in(folder: Path) -> Iterator[Manifest]:
             _open[place] = before
 
 
+class RunOptions(TypedDict, total=False):
+    """Options of `run_folder` and `check_run`; `overwrite` and `resume` are False unless given."""
+
+    inputs: Iterable[Path]
+    """Files and folders that are read."""
+    overwrite: bool
+    """Remove what earlier runs wrote, and nothing else."""
+    resume: bool
+    """Go on with what is there."""
+    goes_on: bool
+    """Whether `resume` can be advised, which is so unless said."""
+    ruined: Collection[Path]
+    """Damaged files of an earlier run (see `Manifest.ruined`), which are removed."""
+
+
 @contextmanager
-def run_folder(
-    folder: Path,
-    kind: str,
-    names: Iterable[str] = (),
-    *,
-    inputs: Iterable[Path] = (),
-    overwrite: bool = False,
-    resume: bool = False,
-    goes_on: bool = True,
-    ruined: Iterable[Path] = (),
-) -> Iterator[Manifest]:
+def run_folder(folder: Path, kind: str, names: Iterable[str] = (), **options: Unpack[RunOptions]) -> Iterator[Manifest]:
     """The folder of a run, made if it is not there; what is written into it meanwhile is noted.
 
     Args:
         kind: of the run; a folder with one of another kind is not taken.
         names: the paths in it that will be written, as far as they are known.
-        inputs: files and folders that are read.
-        overwrite: remove what earlier runs wrote, and nothing else.
-        resume: go on with what is there.
-        goes_on: whether `resume` can be advised.
-        ruined: damaged files of an earlier run (see `Manifest.ruined`), which are removed.
+        options: see `RunOptions`.
 
     Raises:
         OutputError: it is a file, cannot be written to, holds something and neither `overwrite` nor `resume` is set; an
             output lies on an input; or a file of the user's is where one would be written, or removed. Nothing was
             changed then.
     """
-    new, ruined = not folder.exists(), set(ruined)
-    how: Any = {"overwrite": overwrite, "resume": resume, "goes_on": goes_on}
-    manifest = check_run(folder, kind, names, inputs=inputs, ruined=ruined, **how)
+    new = not folder.exists()
+    manifest = check_run(folder, kind, names, **options)
     make_folder(folder)
     manifest.remove_unfinished()
-    for one in ruined:
+    for one in options.get("ruined", ()):
         one.unlink(missing_ok=True)
-    if overwrite and not resume:
+    if options.get("overwrite") and not options.get("resume"):
         manifest.remove()
         manifest.forget()
     try:
@@ -259,26 +260,17 @@ def run_folder(
             flush(place)
 
 
-def check_run(
-    folder: Path,
-    kind: str,
-    names: Iterable[str] = (),
-    *,
-    inputs: Iterable[Path] = (),
-    overwrite: bool = False,
-    resume: bool = False,
-    goes_on: bool = True,
-    ruined: Collection[Path] = (),
-) -> Manifest:
+def check_run(folder: Path, kind: str, names: Iterable[str] = (), **options: Unpack[RunOptions]) -> Manifest:
     """Whether a folder can be that of a run; its list. Nothing is changed. See `run_folder`.
 
     Raises:
         OutputError: it cannot.
     """
-    entries = Manifest(folder).entries()
-    old = entries if overwrite and not resume else ()
-    outputs = [folder / name for name in (*names, *old)]
-    check_apart(outputs, inputs)
+    overwrite, resume = options.get("overwrite", False), options.get("resume", False)
+    entries, ruined = Manifest(folder).entries(), set(options.get("ruined", ()))
+    outputs = [folder / name for name in (*names, *(entries if overwrite and not resume else ()))]
+    check_apart(outputs, options.get("inputs", ()))
+    goes_on = options.get("goes_on", True)
     manifest = check_folder(folder, kind, overwrite=overwrite, resume=resume, goes_on=goes_on)
     for place in {one.parent for one in outputs}:
         if not place.resolve().is_relative_to(folder.resolve()):
@@ -324,7 +316,7 @@ def manifest_of(path: Path) -> Manifest | None:
 
 
 def in_the_way(path: Path) -> str:
-    """What is said of a file of the user's that stands where one would be written or removed."""
+    """The message for a file of the user's that stands where one would be written or removed."""
     return (
         f"{path}: is in the way, and no run is known to have written it as it is (yours, changed since, or of an older "
         "version): move it, or give another folder with -o"

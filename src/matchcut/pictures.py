@@ -1,4 +1,4 @@
-"""Integer pictures of any depth: their values as the file holds them, and those of a whole clip brought to 8 bits.
+"""Images of any bit depth: their values as stored, and the conversion of a whole clip to 8 bits.
 
 8, 16 and 32 bits with or without a sign, 12 bits in 16, one bit, either order of bytes, in whatever container Pillow or
 OpenCV reads. Both are imported where they are used.
@@ -28,16 +28,16 @@ class ValueRange:
 
     @classmethod
     def of(cls, values: Values) -> "ValueRange":
-        """That of one picture."""
+        """The range of one picture."""
         return cls(int(values.min()), int(values.max()))
 
     def union(self, other: "ValueRange") -> "ValueRange":
-        """That of both."""
+        """The range of both."""
         return ValueRange(min(self.low, other.low), max(self.high, other.high))
 
     @property
     def bits(self) -> int:
-        """How many bits the values need, at least 8; values below 0 are counted from the lowest."""
+        """The bits that the values need, at least 8; values below 0 are counted from the lowest."""
         return max(8, (self.high - min(self.low, 0)).bit_length())
 
     def to_8_bits(self, values: Values) -> NDArray[np.uint8]:

@@ -88,7 +88,7 @@ def test_davis2017_objects(expected, data, tmp_path, right, down):
         moved[down:, right:] = truth[:-down, :-right]
         (tmp_path / "schoolgirls").mkdir(exist_ok=True)
         write_mask(tmp_path / "schoolgirls" / path.name, moved)
-    result = score("davis2017", root, tmp_path, processes=2)
+    result = score("davis2017", root, tmp_path)
     wanted = json.loads((expected / f"schoolgirls-shift-{right}-{down}.json").read_text())
     one = wanted["sequences"]["schoolgirls"]
     assert [row.object for row in result.objects] == [1, 2, 3, 4, 5, 6, 7]
@@ -97,9 +97,8 @@ def test_davis2017_objects(expected, data, tmp_path, right, down):
         check_object(row, one["objects"][str(row.object)])
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_drawn_masks_equal_plain_loops(processes):
-    result = score("davis2017", FIXTURES, FIXTURES / "predictions", processes=processes)
+def test_drawn_masks_equal_plain_loops():
+    result = score("davis2017", FIXTURES, FIXTURES / "predictions")
     wanted = json.loads((FIXTURES / "expected.json").read_text())
     assert [row.name for row in result.objects] == ["shapes_1", "shapes_2", "shapes_3"]
     for row in result.objects:
@@ -286,8 +285,7 @@ def test_colours_of_a_folder_are_scored_as_the_same_objects(tmp_path):
         (tmp_path / "masks").mkdir(exist_ok=True)
         Image.fromarray(table[labels]).save(tmp_path / "masks" / f"{index}.png")
         save(tmp_path / "out" / f"{index}.png", labels)
-    for processes in (1, 2):
-        assert score("folder", tmp_path, tmp_path / "out", processes=processes).summary["J&F-Mean"] == 1
+    assert score("folder", tmp_path, tmp_path / "out").summary["J&F-Mean"] == 1
 
 
 def test_predictions_of_any_case_with_clutter_beside_them(tmp_path):
@@ -336,10 +334,9 @@ WRONG = (
 )
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_all_that_is_wrong_is_listed_together(damaged, processes):
+def test_all_that_is_wrong_is_listed_together(damaged):
     with pytest.raises(MaskError) as raised:
-        score("davis2017", damaged, damaged / "predictions", processes=processes)
+        score("davis2017", damaged, damaged / "predictions")
     lines = str(raised.value).splitlines()
     assert lines[0] == "nothing was scored: 6 files cannot be used" and len(lines) == 8
     assert "--sequences" in lines[-1] and "--missing empty" in lines[-1]
@@ -438,22 +435,9 @@ def test_any_kind_of_mask_file_gives_the_same(tmp_path, mode):
 def test_scoring_loads_no_torch():
     code = (
         "import sys, matchcut\n"
-        "for processes in (1, 2):\n"
-        "    matchcut.score('davis2017', sys.argv[1], sys.argv[1] + '/predictions', processes=processes)\n"
+        "matchcut.score('davis2017', sys.argv[1], sys.argv[1] + '/predictions')\n"
         "print([name for name in ('torch', 'torchvision', 'timm', 'numba', 'scipy', 'av') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(FIXTURES)], capture_output=True, text=True, env=os.environ)
     assert done.stdout.strip() == "[]", done.stderr
     assert matchcut.score is score
-
-
-def test_several_processes_where_torch_is_loaded(tmp_path):
-    script = tmp_path / "own.py"
-    script.write_text(
-        "import sys, torch, matchcut\n"
-        "if __name__ == '__main__':\n"
-        "    result = matchcut.score('davis2017', sys.argv[1], sys.argv[1] + '/predictions', processes=2)\n"
-        "    print(result.summary['J-Mean'])\n"
-    )
-    done = subprocess.run([sys.executable, script, FIXTURES], capture_output=True, text=True)
-    assert float(done.stdout) == score("davis2017", FIXTURES, FIXTURES / "predictions").summary["J-Mean"], done.stderr

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matchcut.errors import PromptError
-from matchcut.masks import boxes, read_mask
+from matchcut.masks import read_mask, tight_boxes
 from matchcut.tracking.prompts import box_to_mask, check_box, combine, strokes_to_mask
 from matchcut.video.images import read_image
 
@@ -30,7 +30,7 @@ def iou(a, b):
 
 
 def tight(mask):
-    return boxes(mask.astype(np.uint8), [1])[1]
+    return tight_boxes(mask.astype(np.uint8), [1])[1]
 
 
 # --- boxes

@@ -9,7 +9,7 @@ import pytest
 from making_videos import SIZE, coloured, encode, lossless, noisy
 from PIL import Image
 
-from matchcut.errors import VideoError
+from matchcut.errors import MatchcutError, VideoError
 from matchcut.video.reader import Video
 from matchcut.video.writer import VideoWriter
 
@@ -106,7 +106,7 @@ def test_what_may_not_be_read_is_named(tmp_path):
     with pytest.raises(VideoError, match=r"1\.png: cannot be opened \(Permission denied\)"):
         Video(shot)
     shot.chmod(0)
-    with pytest.raises(VideoError, match="shot: cannot be listed"):
+    with pytest.raises(MatchcutError, match="shot: cannot be listed"):
         Video(shot)
 
 

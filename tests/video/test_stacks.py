@@ -9,7 +9,7 @@ from making_videos import SIZE, noisy
 from PIL import Image
 
 from matchcut.errors import VideoError
-from matchcut.video import stacks
+from matchcut.video import frames as frames_module
 from matchcut.video.reader import Video
 
 COUNT = 6
@@ -63,7 +63,7 @@ def test_every_picture_is_a_frame(tmp_path, name, options, rate, monkeypatch):
     assert video.size == SIZE and video.frame_rate == Fraction(rate) and video.name == name.split(".")[0]
     assert video.names() == [f"{index:05d}" for index in range(COUNT)]
     assert_frames(video, frames)
-    monkeypatch.setattr(stacks, "BLOCK_BYTES", 1)  # backwards, four at a time
+    monkeypatch.setattr(frames_module, "BLOCK_BYTES", 1)  # backwards, four at a time
     assert [index for index, _ in Video(tmp_path / name, stride=1).frames(-1, -1)] == [5, 4, 3, 2, 1, 0]
     assert_frames(video, frames)
     assert_frames(Video(tmp_path / name), frames)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from making_videos import SIZE, coloured, cut, decoded, encode, lossless, noisy, set_matrix, sound
 
 from matchcut.errors import TruncatedVideoError, VideoError
-from matchcut.video import container as container_module
+from matchcut.video import frames as frames_module
 from matchcut.video.reader import Video
 
 COUNT = 30
@@ -73,7 +73,7 @@ def test_every_access_gives_what_plain_decoding_gives(tmp_path, name):
 
 def test_backwards_in_blocks_smaller_than_a_group_of_pictures(tmp_path, monkeypatch):
     path = written(tmp_path / "long.mp4", gop=100)
-    monkeypatch.setattr(container_module, "BLOCK_BYTES", 5 * SIZE[0] * SIZE[1] * 3)
+    monkeypatch.setattr(frames_module, "BLOCK_BYTES", 5 * SIZE[0] * SIZE[1] * 3)
     assert_one_truth(Video(path), decoded(path))
 
 

@@ -1,4 +1,4 @@
-"""What all our pictures share: colours, bare axes, and saving. matplotlib is imported when a figure is drawn."""
+"""Helpers for all matplotlib figures: colours, axes, saving. matplotlib is imported when a figure is drawn."""
 
 import warnings
 from pathlib import Path

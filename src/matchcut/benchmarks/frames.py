@@ -1,4 +1,4 @@
-"""What one process does for scoring: decode a few frames, say what is wrong with them, score those that are right."""
+"""Scoring frames of a sequence: decode truth and prediction, say what is wrong with them, and score what is right."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from matchcut.benchmarks.decoding import read_prediction, read_truth_files
 from matchcut.benchmarks.protocols import Protocol
-from matchcut.data.sequence import Form
+from matchcut.data.sequence import Sequence, read_truth
 from matchcut.errors import DatasetError, MaskError, ShapeError
-from matchcut.masks import LabelMap, MaskReader, object_ids
+from matchcut.masks import LabelMap, object_ids
 from matchcut.metrics import (
     MAX_PROPOSALS,
     Assignment,
@@ -22,37 +22,64 @@ from matchcut.metrics import (
     jaccard_per_object,
     saliency,
 )
+from matchcut.video.images import UNREADABLE
 
 CLASSES = 20
 HALF = 127
+_MODES = ("1", "L", "P")
+
+
+def read_prediction(path: Path, shape: tuple[int, ...]) -> tuple[str, LabelMap]:
+    """Pillow's mode, "1", "L" or "P", and the values, uint8 (H, W); of one bit a pixel 0 and 255.
+
+    Raises:
+        MaskError: missing, damaged, not of one of these modes, or not of this (H, W).
+    """
+    try:
+        with Image.open(path) as image:
+            mode, (width, height) = image.mode, image.size
+            pixels = np.asarray(image) if mode in _MODES else None
+    except FileNotFoundError as error:
+        raise MaskError(f"{path}: the prediction is missing") from error
+    except UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MaskError(f"{path}: cannot be read ({reason}); write it again") from error
+    if pixels is None:
+        raise MaskError(f"{path}: is {mode}; a palette, 8-bit grey or one-bit PNG is expected")
+    if pixels.shape != shape:
+        raise MaskError(f"{path}: is {width}x{height}, but its truth is {shape[1]}x{shape[0]}; write it at that size")
+    return mode, pixels.view(np.uint8)  # Pillow stores true as 255
 
 
 @dataclass(frozen=True)
-class Frame:
-    """A frame to score; `prediction` is None where there is no file."""
+class FrameFiles:
+    """A frame to score: its name, and its prediction, None where there is no file."""
 
     name: str
-    truth: tuple[Path, ...]
     prediction: Path | None
 
 
 @dataclass(frozen=True)
 class Job:
-    """Frames of one sequence, by its place. `ids` are the objects, None where only the truths know; `score` False only
-    looks for what is wrong. `reader` is the sequence's."""
+    """Frames to score of one sequence.
+
+    Attributes:
+        place: of the sequence among all.
+        ids: of its objects; None where only the truths know.
+        score: False only looks for what is wrong.
+    """
 
     place: int
     protocol: Protocol
-    form: Form
-    frames: tuple[Frame, ...]
+    sequence: Sequence
+    frames: tuple[FrameFiles, ...]
     ids: tuple[int, ...] | None = None
     score: bool = True
-    reader: MaskReader | None = None
 
 
 @dataclass
 class FrameScores:
-    """What was found in one frame.
+    """The scores of one frame.
 
     Attributes:
         name: of the frame.
@@ -75,7 +102,7 @@ class FrameScores:
 
 @dataclass
 class Answer:
-    """What a job found. `problems` are (kind, line) by frame; where there are any, scores may be lacking."""
+    """The result of a job. `problems` are (kind, line); where there are any, scores may be lacking."""
 
     place: int
     frames: list[FrameScores]
@@ -105,12 +132,12 @@ def run_job(job: Job) -> Answer:
     return answer
 
 
-def _decoded(job: Job, answer: Answer) -> Iterator[tuple[Frame, FrameScores, LabelMap, LabelMap]]:
+def _decoded(job: Job, answer: Answer) -> Iterator[tuple[FrameFiles, FrameScores, LabelMap, LabelMap]]:
     """The frames that can be decoded; what cannot is added to the answer's problems."""
     for frame in job.frames:
         scores = FrameScores(frame.name, missing=frame.prediction is None)
         try:
-            truth = read_truth_files(frame.truth, job.form, job.reader)
+            truth = read_truth(job.sequence, frame.name)
         except DatasetError as error:
             answer.problems.append(("truth", str(error)))
             continue
@@ -130,16 +157,20 @@ def _decoded(job: Job, answer: Answer) -> Iterator[tuple[Frame, FrameScores, Lab
 
 
 def _values(job: Job, mode: str, prediction: LabelMap) -> LabelMap:
-    """What the values of a file of this mode mean to the protocol."""
+    """The values of a prediction as the protocol reads a file of this mode."""
     if job.protocol.objects == "one":
         return (prediction > HALF).view(np.uint8) if job.protocol.task == "automatic" and mode == "L" else prediction
     if job.protocol.objects == "map":
         return np.where(prediction > 0, np.uint8(255), np.uint8(0)) if mode == "P" else prediction
-    white = mode == "1" or (job.form == "mask" and mode == "L" and not ((prediction > 0) & (prediction < 255)).any())
+    white = mode == "1" or (
+        job.sequence.form == "mask" and mode == "L" and not ((prediction > 0) & (prediction < 255)).any()
+    )
     return np.minimum(prediction, 1) if white else prediction
 
 
-def _look(job: Job, frame: Frame, scores: FrameScores, truth: LabelMap, prediction: LabelMap, answer: Answer) -> None:
+def _look(
+    job: Job, frame: FrameFiles, scores: FrameScores, truth: LabelMap, prediction: LabelMap, answer: Answer
+) -> None:
     """Find the ids, and among the prediction's those that may not be there."""
     if job.protocol.objects == "classes":
         if (top := int(prediction.max())) >= CLASSES:
@@ -174,7 +205,9 @@ def _proposal_maps(job: Job, answer: Answer) -> Iterator[tuple[LabelMap, LabelMa
             continue
         shape = shape or truth.shape
         if truth.shape != shape:
-            answer.problems.append(("truth", f"{frame.truth[0]}: differs in size from the first truth; restore it"))
+            answer.problems.append(
+                ("truth", f"{job.sequence.truths[frame.name][0]}: differs in size from the first truth; restore it")
+            )
             continue
         yield truth, prediction
 

@@ -1,4 +1,4 @@
-"""JHMDB: joints instead of masks, `MASKS/<sequence>.json`.
+"""Scoring of JHMDB: joints instead of masks, `MASKS/<sequence>.json`.
 
 The file is a list of the video's frames, each a list of the joints' [x, y] in pixels from 0, or null for a lost one.
 """

@@ -1,4 +1,4 @@
-"""The pictures of a report: scores over time, bars a sequence, precision and recall, and two results side by side.
+"""Plots of a report: scores over time, bars a sequence, precision and recall, and two results side by side.
 
 Each function draws one matplotlib Figure and touches no global state. matplotlib is imported when a figure is drawn.
 """
@@ -6,7 +6,7 @@ Each function draws one matplotlib Figure and touches no global state. matplotli
 import math
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -47,7 +47,7 @@ def scores_over_time(objects: Sequence[ObjectScores]) -> "Figure":
     top = max([1e-3 if errors else 1.0, *known])
     for number, (panel, one) in enumerate(zip(panels, objects, strict=True)):
         colour = object_colour(one.object)
-        for measure, dash in zip(measures, _dashes(len(measures)), strict=True):
+        for measure, dash in zip(measures, cycle(_DASHES), strict=False):
             if measure in one.values:
                 (line,) = panel.plot(
                     places[number], one.values[measure], dash, color=colour, linewidth=1.4, label=measure
@@ -63,7 +63,7 @@ def scores_over_time(objects: Sequence[ObjectScores]) -> "Figure":
         if number + columns >= len(objects):
             panel.set_xlabel(unit, fontsize=9)
     _heading(figure, objects[0].sequence or "all sequences")
-    _legend(figure, [(measure, dash, GREY) for measure, dash in zip(measures, _dashes(len(measures)), strict=True)])
+    _legend(figure, [(measure, dash, GREY) for measure, dash in zip(measures, cycle(_DASHES), strict=False)])
     return figure
 
 
@@ -77,7 +77,7 @@ def sequence_bars(result: Result) -> "Figure":
     panel.set_xlim(0, top * 1.08)
     panel.set_xlabel("mean over the sequence's objects and frames (0 to 1)" if top == 1 else "mean", fontsize=9)
     entries: list[tuple[str, Dash, str]] = []
-    for column, colour in zip(columns, _cycle(len(columns)), strict=True):
+    for column, colour in zip(columns, cycle(COLOURS), strict=False):
         overall = result.summary.get(column)
         if overall is not None and math.isfinite(overall):
             panel.axvline(overall, color=colour, linewidth=1.2, linestyle=":", zorder=1.5)
@@ -124,7 +124,7 @@ def difference_bars(first: Result, second: Result) -> "Figure":
     a, b = result_names(first, second)
     panel.set_xlabel(f"mean of {plain(a)} less mean of {plain(b)}", fontsize=9)
     entries: list[tuple[str, Dash, str]] = []
-    for column, colour in zip(columns, _cycle(len(columns)), strict=True):
+    for column, colour in zip(columns, cycle(COLOURS), strict=False):
         overall = first.summary.get(column, math.nan) - second.summary.get(column, math.nan)
         entries.append((column + (f" {overall:+.3f}" if math.isfinite(overall) else ""), "-", colour))
     _heading(figure, f"{first.benchmark} {first.split}: {a} against {b}")
@@ -154,7 +154,7 @@ def picture_sheet(heads: Sequence[str], rows: Sequence[Comparison]) -> "Figure":
 
 
 def frame_numbers(objects: Sequence[Sequence[str]]) -> tuple[list[list[int]], str]:
-    """Where the frames of each object stand on the axis, and what the axis says.
+    """Positions of the frames of each object on the x axis, and the label of the axis.
 
     That is the last number in a frame's name; if that does not rise, or there is none, the index of all frames' names.
     """
@@ -179,7 +179,7 @@ def sequence_means(objects: Sequence[ObjectScores], columns: Sequence[str]) -> d
 
 
 def result_names(first: Result, second: Result) -> tuple[str, str]:
-    """What to call two results: the last part in which the paths of their masks differ."""
+    """Names for two results: the last part in which the paths of their masks differ."""
     a, b = first.masks.absolute().parts, second.masks.absolute().parts
     for one, other in zip(reversed(a), reversed(b), strict=False):
         if one != other:
@@ -226,7 +226,7 @@ def _bars(
     bare(panel)
     panel.grid(axis="y", visible=False)
     values = np.asarray(rows, np.float64)  # (names, columns)
-    for number, (column, colour) in enumerate(zip(columns, _cycle(len(columns)), strict=True)):
+    for number, (column, colour) in enumerate(zip(columns, cycle(COLOURS), strict=False)):
         places = np.arange(len(names)) + (number - (len(columns) - 1) / 2) * thick
         known = np.isfinite(values[:, number])
         drawn = panel.barh(places[known], values[known, number], thick * 0.92, color=colour, label=column, zorder=2)
@@ -276,11 +276,3 @@ def _worst_first(table: Mapping[str, Sequence[float]], columns: Sequence[str]) -
 
 def _cut(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
-
-
-def _dashes(count: int) -> list[Dash]:
-    return [_DASHES[number % len(_DASHES)] for number in range(count)]
-
-
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[number % len(COLOURS)] for number in range(count)]

@@ -1,4 +1,4 @@
-"""How each benchmark is scored: which frames count, what void means, how averages run, each with its source."""
+"""Evaluation protocols of the benchmarks: which frames count, void, averages, and the source of each."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ Frames = Literal["inner", "all", "after-first"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """How one benchmark is scored.
+    """The evaluation protocol of one benchmark.
 
     Attributes:
         name: of the protocol.

@@ -1,9 +1,10 @@
-"""What scoring leaves in a folder: the official tool's CSV files, `report.json`, plots, two results side by side."""
+"""Reports of scores in a folder: the official tool's CSV files, `report.json`, plots, a comparison of two results."""
 
 import json
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ OWN = (
     "plots/*.png",
     "plots/over-time/*.png",
 )
-"""What a report writes beside `report.json`; what an earlier one wrote of it is removed before anything is written."""
+"""Files of a report beside `report.json`; those of an earlier report are removed before anything is written."""
 
 _FORMAT = "matchcut report 1"
 _FRAMES = 50  # in compare-frames.csv
@@ -91,7 +92,8 @@ def write_report(result: Result, out: Path, compare: Result | None = None, *, dr
         if compare is not None:
             written += _write_comparison(result, compare, out, draw=draw)
         with atomic_path(out / REPORT) as temporary:
-            temporary.write_text(_encode(result), encoding="utf-8")
+            record = {"format": _FORMAT, **_plain(asdict(result))}
+            temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return [*written, out / REPORT]
 
 
@@ -245,11 +247,8 @@ def _write_comparison(first: Result, second: Result, out: Path, *, draw: bool) -
         ),
     ]
     shared = [name for name in first.summary if name in second.summary]
-    record = {
-        "A": str(first.masks.absolute()),
-        "B": str(second.masks.absolute()),
-        "summary": {name: _finite(_sides(first.summary[name], second.summary[name])) for name in shared},
-    }
+    summary = {name: _sides(first.summary[name], second.summary[name]) for name in shared}
+    record = _plain({"A": first.masks, "B": second.masks, "summary": summary})
     with atomic_path(out / "compare.json") as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     written.append(out / "compare.json")
@@ -329,44 +328,15 @@ def _sides(a: float, b: float) -> list[float]:
     return [float(a), float(b), float(a - b)]
 
 
-def _encode(result: Result) -> str:
-    """`report.json`: a line a key and a line an object, so that it can be read and compared."""
-    record: dict[str, Any] = {
-        "format": _FORMAT,
-        "benchmark": result.benchmark,
-        "split": result.split,
-        "protocol": result.protocol,
-        "versions": result.versions,
-        "seconds": result.seconds,
-        "root": str(result.root.absolute()),
-        "masks": str(result.masks.absolute()),
-        "summary": _finite(result.summary),
-        "missing": result.missing,
-        "curves": _finite(result.curves),
-    }
-    lines = [f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in record.items()]
-    objects = [
-        {
-            "sequence": one.sequence,
-            "object": one.object,
-            "summary": _finite(one.summary),
-            "frames": one.frames,
-            "values": _finite(one.values),
-        }
-        for one in result.objects
-    ]
-    inner = ",\n".join(f"  {json.dumps(one, allow_nan=False)}" for one in objects)
-    return "{\n" + ",\n".join([*lines, f' "objects": [\n{inner}\n ]']) + "\n}\n"
-
-
-def _finite(value: Any) -> Any:
-    """Numbers as JSON has them: NaN becomes null."""
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: a path as text, NaN as null."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    number = float(value)
-    return number if math.isfinite(number) else None
+        return [_plain(one) for one in value]
+    if isinstance(value, Path):
+        return str(value.absolute())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _object(record: dict[str, Any]) -> ObjectScores:

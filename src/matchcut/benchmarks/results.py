@@ -1,4 +1,4 @@
-"""What scoring answers: one record a run, with a row an object, and the table that the official tool prints."""
+"""Results of scoring: one record a run, with a row an object, and the table that the official tool prints."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class ObjectScores:
 
     @property
     def name(self) -> str:
-        """As the official tool lists it: `bus_1`; the sequence alone where there is no object."""
+        """The name in the official tool's list: `bus_1`; the sequence alone where there is no object."""
         return f"{self.sequence}_{self.object}" if self.object != "" else self.sequence
 
 

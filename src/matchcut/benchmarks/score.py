@@ -1,35 +1,31 @@
 """Score a folder of masks by a benchmark's protocol: all that is wrong is found first and told at once.
 
-Truths and predictions are decoded once, in the processes that score them.
+Frames are decoded once, by the threads that score them: decoding and counting release the interpreter's lock.
 """
 
 import os
 import platform
-import sys
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 from matchcut.benchmarks import summaries
-from matchcut.benchmarks.decoding import read_truth_files
-from matchcut.benchmarks.frames import Answer, Frame, Job, run_job, strange_ids
+from matchcut.benchmarks.frames import Answer, FrameFiles, Job, run_job, strange_ids
 from matchcut.benchmarks.joints import score_joints
 from matchcut.benchmarks.protocols import Protocol, find_protocol
 from matchcut.benchmarks.results import Result
 from matchcut.benchmarks.summaries import Scored, Summary
 from matchcut.data.readers import read_dataset
-from matchcut.data.sequence import Sequence, is_seen
+from matchcut.data.sequence import Sequence, is_seen, read_truth
 from matchcut.errors import DatasetError, MaskError, MatchcutError
 from matchcut.folders import files_in
 
 SHOWN = 10  # lines of one kind in one sequence; what is left is counted
-FEW = 64  # frames for which no second process is started unasked
 
 Problems = dict[int, list[tuple[str, str]]]
 """By place of the sequence, -1 for all: (kind, line)."""
@@ -43,7 +39,6 @@ def score(
     split: str | None = None,
     sequences: Iterable[str] | None = None,
     missing: Literal["error", "empty"] = "error",
-    processes: int | None = None,
     reference_fault: bool = False,
 ) -> Result:
     """Score masks, anyone's, by the official protocol of a benchmark.
@@ -56,8 +51,6 @@ def score(
         split: by default the one that papers report.
         sequences: only these.
         missing: "empty" counts a missing prediction as empty, and lists it in the result.
-        processes: by default one a core where they can be forked (Linux, no torch, no threads), else one. More than
-            one elsewhere needs the caller's script to have `if __name__ == "__main__"`.
         reference_fault: decay as the reference has it beyond 256 frames; see `metrics.mean_recall_decay`.
 
     Raises:
@@ -65,8 +58,8 @@ def score(
     """
     started = time.perf_counter()
     protocol, root, masks = find_protocol(benchmark), Path(root), Path(masks)
-    if missing not in ("error", "empty") or (processes is not None and processes < 1):
-        raise MatchcutError(f"missing is 'error' or 'empty', processes at least 1; got {missing!r}, {processes!r}")
+    if missing not in ("error", "empty"):
+        raise MatchcutError(f"missing is 'error' or 'empty'; got {missing!r}")
     found = read_dataset(protocol.dataset, root, split or protocol.split, sequences)
     masks = _predictions(masks, found)
     problems: Problems = defaultdict(list)
@@ -77,7 +70,7 @@ def score(
             problems[place].append((kind, line))
     else:
         jobs = _plan(protocol, found, masks, problems, empty=missing == "empty")
-        scored = _gather(found, _run(_chunks(jobs, processes), processes), problems)
+        scored = _gather(found, _run(jobs), problems)
         absent = _settle(protocol, scored, jobs, masks, problems, empty=missing == "empty")
         summary = None if any(problems.values()) else _summary(protocol, scored, reference_fault)
     _raise(problems)
@@ -116,7 +109,7 @@ def _predictions(masks: Path, found: list[Sequence]) -> Path:
 
 
 def _reader_problems(found: list[Sequence]) -> Problems:
-    """What the readers found wrong with truths; with images only where there are any, since scoring needs none."""
+    """The problems that readers found with truths; with images only where there are any, as scoring needs none."""
     problems: Problems = {}
     for place, sequence in enumerate(found):
         folders = tuple({f"{path.parent}" for files in sequence.truths.values() for path in files[:1]})
@@ -164,12 +157,11 @@ def _plan(protocol: Protocol, found: list[Sequence], masks: Path, problems: Prob
             problems[place].append(("missing", f"{folder}: holds no prediction ({len(names)} PNG files are expected)"))
         if sequence.reader is not None:
             try:
-                _ = sequence.reader.meaning  # learnt once, here, for all processes
+                _ = sequence.reader.meaning  # learnt once, here, for all threads
             except MaskError as error:
                 problems[place].append(("truth", str(error)))
-        frames = tuple(Frame(name, sequence.truths[name], there.get(name)) for name in names)
-        ids = _ids(protocol, sequence, problems[place])
-        jobs.append(Job(place, protocol, sequence.form, frames, ids, reader=sequence.reader))
+        frames = tuple(FrameFiles(name, there.get(name)) for name in names)
+        jobs.append(Job(place, protocol, sequence, frames, _ids(protocol, sequence, problems[place])))
     return jobs if not any(problems.values()) else [replace(job, score=False) for job in jobs]
 
 
@@ -191,7 +183,7 @@ def _ids(protocol: Protocol, sequence: Sequence, problems: list[tuple[str, str]]
     """The objects of a sequence; None where its truths must be looked through."""
     if protocol.objects != "ids" or not sequence.truths:
         return None
-    files = next(iter(sequence.truths.values()))
+    frame, files = next(iter(sequence.truths.items()))
     if sequence.form == "grey":
         return tuple(range(1, len(files) + 1))
     if sequence.objects:
@@ -199,72 +191,26 @@ def _ids(protocol: Protocol, sequence: Sequence, problems: list[tuple[str, str]]
     if sequence.enters_later:
         return None
     try:
-        first = read_truth_files(files, sequence.form, sequence.reader)
+        first = read_truth(sequence, frame)
     except DatasetError as error:
         problems.append(("truth", str(error)))
         return None
     return tuple(range(1, int(first[first < 255].max(initial=0)) + 1))
 
 
-# --- processes
+# --- scoring
 
 
-def _chunks(jobs: list[Job], processes: int | None) -> list[Job]:
-    """Jobs cut to an equal number of frames, but for those that need a sequence as a whole."""
-    total = sum(len(job.frames) for job in jobs)
-    size = min(64, max(8, total // (8 * (processes or _cores()))))
-    cut = []
+def _run(jobs: list[Job]) -> list[Answer]:
+    """The answers of jobs, each cut to few frames but where its protocol needs the sequence as a whole, in order."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    size = min(64, max(8, sum(len(job.frames) for job in jobs) // (8 * cores)))
+    parts = []
     for job in jobs:
         step = max(1, len(job.frames)) if job.protocol.objects == "proposals" else size
-        for start in range(0, len(job.frames), step):
-            cut.append(replace(job, frames=job.frames[start : start + step]))
-    return cut
-
-
-def _run(jobs: list[Job], processes: int | None) -> list[Answer]:
-    fork = _can_fork()
-    if processes is None:
-        processes = _cores() if fork and sum(len(job.frames) for job in jobs) >= FEW else 1
-    processes = min(processes, len(jobs))
-    if processes <= 1:
-        return [run_job(job) for job in jobs]
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
-    context = get_context("fork" if fork else "spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin)
-    try:
-        return list(pool.map(run_job, jobs))
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _begin() -> None:
-    """In a new process: leave Ctrl-C to the first one and OpenCV's threads unused, and keep memory that is freed.
-
-    glibc would give the pages of every array back and ask for them anew, which takes a tenth of the time.
-    """
-    import ctypes
-    import signal
-
-    import cv2
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another libc
-            libc = ctypes.CDLL(None)
-            libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
-            libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _can_fork() -> bool:
-    """Whether a copy of this process is safe: Linux, one thread, and no torch, whose threads would not be copied."""
-    return sys.platform == "linux" and "torch" not in sys.modules and threading.active_count() == 1
+        parts += [replace(job, frames=job.frames[at : at + step]) for at in range(0, len(job.frames), step)]
+    with ThreadPoolExecutor(cores) as pool:
+        return list(pool.map(run_job, parts))
 
 
 # --- what came back

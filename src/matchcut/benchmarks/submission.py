@@ -52,7 +52,7 @@ def write_submission(sequences: Sequence[Video], masks: Path, zip_path: Path) ->
 
 
 def submission_problems(sequences: Sequence[Video], masks: Path) -> list[str]:
-    """All that keeps these masks from being a submission, a line each; empty if nothing."""
+    """The problems that keep these masks from being a submission, a line each."""
     if not masks.is_dir():
         return [f"{masks}: no such folder"]
     names = {video.name for video in sequences}
@@ -88,7 +88,7 @@ def _video_problems(video: Video, folder: Path) -> Iterator[str]:
 
 
 def _mask_problems(path: Path, size: tuple[int, int] | None, entered: set[int], all_ids: set[int]) -> Iterator[str]:
-    """What is wrong with one mask; `size` is its frame's (H, W), None where that is not at hand."""
+    """The problems of one mask; `size` is its frame's (H, W), None where that is not at hand."""
     if not path.is_file():
         yield f"{path}: missing"
         return

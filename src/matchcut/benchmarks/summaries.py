@@ -1,4 +1,4 @@
-"""From scores a frame to a row an object and the global row, a function a task."""
+"""Averaging: from scores a frame to a row an object and the global row, a function a task."""
 
 from collections import defaultdict
 from collections.abc import Sequence as List

@@ -9,7 +9,7 @@ import typer
 
 from matchcut.cli.benchmarks import evaluate, score
 from matchcut.cli.masks import segment, track
-from matchcut.cli.shared import check_words
+from matchcut.cli.shared import check_words, stoppable
 from matchcut.cli.terminal import any_text, tell
 from matchcut.cli.training import models, reproduce, train
 from matchcut.errors import MatchcutError
@@ -30,7 +30,7 @@ def _root() -> None:
 
 
 for _command in (track, segment, score, evaluate, train, reproduce, models):
-    app.command()(_command)
+    app.command()(stoppable()(_command))
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from matchcut.cli import options
+from matchcut.cli.options import MODEL, OUTPUT, option
 from matchcut.cli.shared import check_one_of, resumable
 from matchcut.cli.terminal import say, starting, tell
 from matchcut.errors import PromptError
@@ -18,21 +19,20 @@ def score(
     benchmark: Annotated[
         str, typer.Argument(help="davis2016, davis2017, youtube-vos-2019, ...; a wrong one lists all.")
     ],
-    root: Annotated[Path, typer.Option(help="Root of the benchmark, as published.")],
+    root: options.Root,
     masks: Annotated[Path, typer.Option(help="Folder of predictions, <sequence>/<frame>.png; or the OUT of a run.")],
-    split: Annotated[str | None, typer.Option(help="By default the one that papers report.")] = None,
-    sequences: Annotated[list[str] | None, typer.Option(help="Only these: --sequences bus flamingo.")] = None,
-    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,  # what follows the first of --sequences
+    split: options.Split = None,
+    sequences: options.Sequences = None,
+    more: options.More = None,
     missing: Annotated[str, typer.Option(help='"error", or "empty": a missing prediction counts as empty.')] = "error",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for CSVs, report.json and plots.")] = None,
-    compare: Annotated[Path | None, typer.Option(help="OUT of another run, to be put beside this one.")] = None,
-    processes: Annotated[
-        int | None, typer.Option(help="By default one a core, where they can be forked.", min=1)
+    out: Annotated[
+        Path | None, option("--out", "-o", group=OUTPUT, help="Folder for CSVs, report.json and plots.")
     ] = None,
+    compare: options.Compare = None,
     reference_fault: Annotated[
         bool, typer.Option("--reference-fault", help="Decay as the reference code has it beyond 256 frames.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report in -o.")] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Score anyone's masks by a benchmark's official protocol."""
     if missing not in ("error", "empty"):
@@ -45,7 +45,7 @@ def score(
         within = [place for place in (masks / "masks", masks / "Annotations") if place.is_dir()]
         read = [root, *(within or [masks])]
         check_report_folder(out, overwrite=overwrite, compare=compare, inputs=read)
-    wanted: Any = {"split": split, "missing": missing, "processes": processes, "reference_fault": reference_fault}
+    wanted: Any = {"split": split, "missing": missing, "reference_fault": reference_fault}
     result = run_score(benchmark, root, masks, sequences=_names(sequences, more), **wanted)
     if compare is None:
         _report(result, out)
@@ -57,24 +57,24 @@ def score(
 
 def evaluate(
     benchmark: Annotated[str, typer.Argument(help="davis2016, davis2017, vip, ...; a wrong one lists all.")],
-    root: Annotated[Path, typer.Option(help="Root of the benchmark, as published.")],
+    root: options.Root,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for masks, CSVs, report.json and plots.")
+        Path | None, option("--out", "-o", group=OUTPUT, help="Folder for masks, CSVs, report.json and plots.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="By default the one that papers report.")] = None,
-    sequences: Annotated[list[str] | None, typer.Option(help="Only these: --sequences bus flamingo.")] = None,
-    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,  # what follows the first of --sequences
+    split: options.Split = None,
+    sequences: options.Sequences = None,
+    more: options.More = None,
     model: options.Model = None,
     preset: options.Preset = None,
     backbone: options.Backbone = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
-    size: Annotated[int | None, typer.Option(help="Short side it works at.", min=32)] = None,
-    processes: Annotated[int, typer.Option(help="That share the sequences and the cores.", min=1)] = 1,
-    compare: Annotated[Path | None, typer.Option(help="OUT of another run, to be put beside this one.")] = None,
+    size: options.Size = None,
+    processes: Annotated[int, option(group=MODEL, help="That share the sequences and the cores.", min=1)] = 1,
+    compare: options.Compare = None,
     submission: Annotated[
-        str | None, typer.Option(help='"youtube-vos": also submission.zip, as the server takes it.')
+        str | None, option(group=OUTPUT, help='"youtube-vos": also submission.zip, as the server takes it.')
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only say what is wrong with the benchmark's files.")] = False,
     overwrite: options.Overwrite = False,

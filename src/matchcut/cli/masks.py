@@ -1,43 +1,48 @@
 """`track` and `segment`: from videos to masks, with a prompt and without."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from matchcut.cli import options
-from matchcut.cli.clock import Clock
+from matchcut.cli.clock import BEGAN
+from matchcut.cli.options import PROMPT, option
 from matchcut.cli.shared import Bar, boxes_of, check_one_of, correct, folders_of, one_each, resumable, summarise
 from matchcut.cli.terminal import starting
 from matchcut.errors import PromptError
+
+if TYPE_CHECKING:
+    from matchcut.tracking.outputs import Outputs
+    from matchcut.video.reader import Video
 
 
 def track(
     inputs: Annotated[
         list[str], typer.Argument(help="Video files, folders of frames, globs; - is raw Y4M on standard input.")
     ],
-    out: options.Out,
+    *,
     mask: Annotated[
         list[Path] | None,
-        typer.Option(help="Mask of the objects on the first frame; of several inputs one, or one each."),
+        option(group=PROMPT, help="Mask of the objects on the first frame; of several inputs one, or one each."),
     ] = None,
     masks: Annotated[
-        list[Path] | None, typer.Option(help="Folder of masks named after their frames: later objects, corrections.")
+        list[Path] | None,
+        option(group=PROMPT, help="Folder of masks named after their frames: later objects, corrections."),
     ] = None,
     box: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            group=PROMPT,
             help="left,top,right,bottom in pixels instead of a mask. For one input, one an object; for several inputs "
-            "one, or one each."
+            "one, or one each.",
         ),
     ] = None,
-    frame: Annotated[int, typer.Option(help="The frame that --mask or --box is of.", min=0)] = 0,
+    frame: Annotated[int, option(group=PROMPT, help="The frame that --mask or --box is of.", min=0)] = 0,
     threshold: Annotated[
-        float | None, typer.Option(help="Make a grey mask binary: 0 to 1 of full white.", min=0, max=1)
+        float | None, option(group=PROMPT, help="Make a grey mask binary: 0 to 1 of full white.", min=0, max=1)
     ] = None,
-    overlay: options.Overlay = False,
-    cutout: options.Cutout = None,
-    coco: options.Coco = False,
     model: options.Model = None,
     preset: options.Preset = None,
     backbone: options.Backbone = None,
@@ -49,33 +54,29 @@ def track(
     end: options.End = None,
     stride: options.Stride = 1,
     allow_truncated: options.AllowTruncated = False,
+    out: options.Out,
+    overlay: options.Overlay = False,
+    cutout: options.Cutout = None,
+    coco: options.Coco = False,
     overwrite: options.Overwrite = False,
     resume: options.Resume = False,
 ) -> None:
     """Carry the mask of a video's objects to every frame."""
-    check_one_of(overwrite=overwrite, resume=resume)
-    if cutout not in (None, "png", "mov"):
-        raise PromptError(f'--cutout {cutout}: expected "png" or "mov"')
+    _check(cutout, overwrite, resume)
     if sum(map(bool, (mask, masks, box))) != 1:
         raise PromptError("give one of --mask FILE, --masks FOLDER and --box left,top,right,bottom")
     prompts = one_each(inputs, mask or masks, "--mask" if mask else "--masks")
     boxes = boxes_of(inputs, box or [])
     starting()
     from matchcut import api
-    from matchcut.tracking.outputs import Outputs
     from matchcut.tracking.tracker import Tracker
-    from matchcut.video.reader import Video
 
-    videos = [Video(one, start=start, end=end, stride=stride, allow_truncated=allow_truncated) for one in inputs]
-    folders = folders_of(out, videos)
-    wanted: Any = {"overlay": overlay, "cutout": cutout, "coco": coco}
-    results = [
-        Outputs(folder, video.size, video.frame_rate, source=video, **wanted)
-        for folder, video in zip(folders, videos, strict=True)
-    ]
+    selected = {"start": start, "end": end, "stride": stride, "allow_truncated": allow_truncated}
+    wanted = {"overlay": overlay, "cutout": cutout, "coco": coco}
+    opened = _open(inputs, out, selected, wanted)
     how: Any = {"overwrite": overwrite, "resume": resume}
     asked: list[Any] = []
-    for video, prompt, around, outputs in zip(videos, prompts, boxes, results, strict=True):
+    for (video, outputs), prompt, around in zip(opened, prompts, boxes, strict=True):
         # What cannot be used is said before a model is loaded, and before anything is written.
         read = [one for one in (prompt, weights) if one is not None]
         api.check_outputs(video, outputs, **how, inputs=read)
@@ -84,21 +85,13 @@ def track(
         else:
             asked.append((prompt, around, read))
     network: Any = api.load_model(model, preset=preset, backbone=backbone, weights=weights)
-    selected = {
-        "start": start,
-        "end": end,
-        "stride": stride if stride > 1 else None,
-        "allow-truncated": allow_truncated,
-    }
     chosen = {"model": model, "preset": preset, "backbone": backbone, "weights": weights, "size": size}
-    clock = Clock()
-    for source, video, prompt, outputs, (given, around, read) in zip(
-        inputs, videos, prompts, results, asked, strict=True
-    ):
+    began = BEGAN
+    for source, (video, outputs), prompt, (given, around, read) in zip(inputs, opened, prompts, asked, strict=True):
         tracker = Tracker(network, size=size, device=device, precision=precision)
         about = api.about_model(tracker, model, preset, backbone, weights)
         with resumable(), Bar(video.name) as bar:
-            passes = api.Passes(clock.lap(), bar.begin, bar.update)
+            passes = api.Passes(began, bar.begin, bar.update)
             place = video, tracker, outputs.folder, outputs
             if video.seekable:
                 measured = api.run(*place, given, **how, inputs=read, about=about, passes=passes)
@@ -108,11 +101,12 @@ def track(
         hand_made = prompt if prompt is not None and prompt.is_dir() else None
         summarise(outputs.folder, measured, wanted, [*outputs.said, *measured["said"]])
         correct(outputs.folder, measured["weakest"], source, {**selected, **chosen, **wanted}, hand_made)
+        began = perf_counter()
 
 
 def segment(
     inputs: Annotated[list[str], typer.Argument(help="Video files, folders of frames, globs.")],
-    out: options.Out,
+    *,
     track: Annotated[
         bool, typer.Option("--track", help="Hand the surest frames to the guided tracker, which fills the others.")
     ] = False,
@@ -124,9 +118,6 @@ def segment(
     ] = "dis",
     flow_weights: Annotated[Path | None, typer.Option(help="RAFT's weights, instead of a download.")] = None,
     flow_cache: Annotated[Path | None, typer.Option(help="Folder in which optical flow is kept.")] = None,
-    overlay: options.Overlay = False,
-    cutout: options.Cutout = None,
-    coco: options.Coco = False,
     model: options.Model = None,
     weights: options.Weights = None,
     device: options.Device = "auto",
@@ -136,46 +127,37 @@ def segment(
     end: options.End = None,
     stride: options.Stride = 1,
     allow_truncated: options.AllowTruncated = False,
+    out: options.Out,
+    overlay: options.Overlay = False,
+    cutout: options.Cutout = None,
+    coco: options.Coco = False,
     overwrite: options.Overwrite = False,
     resume: options.Resume = False,
 ) -> None:
     """Cut out the primary moving object, with no prompt."""
-    check_one_of(overwrite=overwrite, resume=resume)
-    if cutout not in (None, "png", "mov"):
-        raise PromptError(f'--cutout {cutout}: expected "png" or "mov"')
+    _check(cutout, overwrite, resume)
     starting()
     from matchcut import api
     from matchcut.models.catalogue import AUTOMATIC
     from matchcut.tracking.automatic import Segmenter
-    from matchcut.tracking.outputs import Outputs
     from matchcut.tracking.tracker import Tracker
-    from matchcut.video.reader import Video
 
-    videos = [Video(one, start=start, end=end, stride=stride, allow_truncated=allow_truncated) for one in inputs]
-    folders, name = folders_of(out, videos), AUTOMATIC if model is None else model
-    wanted: Any = {"overlay": overlay, "cutout": cutout, "coco": coco}
-    results = [
-        Outputs(folder, video.size, video.frame_rate, source=video, **wanted)
-        for folder, video in zip(folders, videos, strict=True)
-    ]
+    selected = {"start": start, "end": end, "stride": stride, "allow_truncated": allow_truncated}
+    wanted = {"overlay": overlay, "cutout": cutout, "coco": coco}
+    opened = _open(inputs, out, selected, wanted)
     how: Any = {
         "overwrite": overwrite,
         "resume": resume,
         "inputs": [one for one in (weights, flow_weights) if one is not None],
     }
-    for video, outputs in zip(videos, results, strict=True):  # before a model is loaded
+    for video, outputs in opened:  # before a model is loaded
         api.check_outputs(video, outputs, **how)
+    name = AUTOMATIC if model is None else model
     network: Any = api.load_model(name, weights=weights)
     guided: Any = api.load_model() if track or objects else None
-    selected = {
-        "start": start,
-        "end": end,
-        "stride": stride if stride > 1 else None,
-        "allow-truncated": allow_truncated,
-    }
-    clock = Clock()
-    for given, video, outputs in zip(inputs, videos, results, strict=True):
-        cache = flow_cache / video.name if flow_cache and len(videos) > 1 else flow_cache
+    began = BEGAN
+    for given, (video, outputs) in zip(inputs, opened, strict=True):
+        cache = flow_cache / video.name if flow_cache and len(opened) > 1 else flow_cache
         source = api.flow_source(flow, weights=flow_weights, cache=cache, device=device)
         segmenter = Segmenter(network, size=size, device=device, precision=precision, flow=source)
         tracker = Tracker(guided, device=device, precision=precision) if guided else None
@@ -186,7 +168,29 @@ def segment(
                 after=("objects" if objects else "track") if tracker else None,
                 **how,
                 about=api.about_model(segmenter, name, weights=weights),
-                passes=api.Passes(clock.lap(), bar.begin, bar.update),
+                passes=api.Passes(began, bar.begin, bar.update),
             )
         summarise(outputs.folder, measured, wanted, [*outputs.said, *measured["said"]])
         correct(outputs.folder, measured["weakest"], given, {**selected, **wanted})
+        began = perf_counter()
+
+
+def _check(cutout: str | None, overwrite: bool, resume: bool) -> None:
+    """Refuse options that cannot be meant, before anything is loaded."""
+    check_one_of(overwrite=overwrite, resume=resume)
+    if cutout not in (None, "png", "mov"):
+        raise PromptError(f'--cutout {cutout}: expected "png" or "mov"')
+
+
+def _open(
+    inputs: list[str], out: Path, selected: dict[str, Any], wanted: dict[str, Any]
+) -> "list[tuple[Video, Outputs]]":
+    """Each input, opened, with what is to be written of it."""
+    from matchcut.tracking.outputs import Outputs
+    from matchcut.video.reader import Video
+
+    videos = [Video(one, **selected) for one in inputs]
+    return [
+        (video, Outputs(folder, video.size, video.frame_rate, source=video, **wanted))
+        for video, folder in zip(videos, folders_of(out, videos), strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""What the commands share: options as they are typed, the progress bar, the last lines."""
+"""Shared by the commands: parsing of options, Ctrl-C, the progress bar, the closing lines."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +47,7 @@ def parse_box(text: str) -> Box:
 
 
 def one_each(inputs: Sequence[str], given: Sequence[Given] | None, option: str) -> list[Given | None]:
-    """What an option says of each input: the same of all where it was given once."""
+    """The value of an option for each input; one value serves all inputs."""
     if not given:
         return [None] * len(inputs)
     if len(given) not in (1, len(inputs)):
@@ -81,10 +81,17 @@ def folders_of(out: Path, videos: "list[Video]") -> list[Path]:
 @contextmanager
 def resumable() -> Iterator[None]:
     """Ctrl-C ends with a line that says how to go on, and status 130."""
+    with stoppable("; run the same command with --resume to go on"):
+        yield
+
+
+@contextmanager
+def stoppable(advice: str = "") -> Iterator[None]:
+    """Ctrl-C ends with one line and status 130."""
     try:
         yield
     except KeyboardInterrupt as stop:
-        tell("matchcut: stopped; run the same command with --resume to go on")
+        tell(f"matchcut: stopped{advice}")
         raise typer.Exit(130) from stop
 
 
@@ -159,7 +166,7 @@ def correct(
         folder: of the results.
         weakest: see `matchcut.api.records.weakest_of`.
         source: the video as it was typed.
-        options: what was said of it, by the option's name.
+        options: what was said of it, by the option's name in Python.
         given: the folder of masks that were given, if it was one.
     """
     if weakest is None:
@@ -167,9 +174,10 @@ def correct(
     name, known = weakest["name"], [f"{one}.png" for one in weakest["annotated"] if given is None]
     beside = f", beside {_few(known)} of {folder / 'masks'}" if known else ""
     words = ["matchcut", "track", source, "--masks", "FOLDER" if given is None else str(given)]
-    for option, value in options.items():
-        if value:
-            words += [f"--{option}"] if value is True else [f"--{option}", str(value)]
+    for name_, value in options.items():
+        if value and (name_, value) != ("stride", 1):
+            option = f"--{name_.replace('_', '-')}"
+            words += [option] if value is True else [option, str(value)]
     words += ["-o", f"{folder}-corrected"]
     sure = f"{weakest['sure']:.2f} of 1"
     say(f"correct   frame {name} is the least sure ({sure}); if its mask is wrong, save the right one")

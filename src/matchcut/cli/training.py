@@ -1,6 +1,8 @@
 """`train`, `reproduce` and `models`: making weights, the papers' tables and figures, and what there is."""
 
 import os
+import shutil
+import textwrap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -54,19 +56,15 @@ def reproduce(
 
 
 def models() -> None:
-    """What there is to choose from, with licence and scores."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """List the models, with backbone, licence and scores."""
     from matchcut.models.catalogue import DEFAULT_MODEL, MODELS
     from matchcut.weights.records import WEIGHTS
 
-    table = Table()
-    for head in ("model", "what it is", "backbone", "licence", "scores"):
-        table.add_column(head, overflow="fold", no_wrap=head in ("model", "backbone"))  # names that are typed
+    width = shutil.get_terminal_size().columns
     for one in MODELS.values():
         weights = WEIGHTS[one.weights]
-        name = f"{one.name} (default)" if one.name == DEFAULT_MODEL else one.name
-        scores = ", ".join(f"{key} {value}" for key, value in one.scores.items())
-        table.add_row(name, one.summary, weights.backbone, weights.licence, scores)
-    Console().print(table)
+        say(f"{one.name} (default)" if one.name == DEFAULT_MODEL else one.name)
+        scores = ", ".join(f"{key}: {value}" for key, value in one.scores.items())
+        for text in (one.summary, f"backbone {weights.backbone}, licence {weights.licence}", scores):
+            for line in textwrap.wrap(text, width - 4, break_long_words=False, break_on_hyphens=False):
+                say(f"    {line}")

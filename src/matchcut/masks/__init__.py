@@ -10,37 +10,36 @@ from matchcut.masks.labels import (
     BACKGROUND,
     IGNORE,
     MAX_OBJECTS,
+    Frame,
     LabelMap,
-    boxes,
     check_mask,
     davis_palette,
-    from_soft,
     object_ids,
     one_hot,
     resize_labels,
+    tight_boxes,
 )
 from matchcut.masks.reading import MaskReader, read_mask, read_masks
-from matchcut.masks.rle import Rle, decode_rle, encode_rle
+from matchcut.masks.rle import Rle, encode_rle
 
 __all__ = [
     "BACKGROUND",
     "IGNORE",
     "MAX_OBJECTS",
+    "Frame",
     "LabelMap",
     "MaskReader",
     "Rle",
-    "boxes",
     "check_mask",
     "davis_palette",
     "decode_png",
-    "decode_rle",
     "encode_png",
     "encode_rle",
-    "from_soft",
     "object_ids",
     "one_hot",
     "read_mask",
     "read_masks",
     "resize_labels",
+    "tight_boxes",
     "write_mask",
 ]

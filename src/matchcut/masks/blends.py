@@ -1,4 +1,4 @@
-"""Signs that a picture is no label map: anti-aliasing, lossy compression, dithering, a soft matte, a photo.
+"""Detecting pictures that are no label maps: anti-aliasing, lossy compression, dithering, soft mattes, photos.
 
 Every picture here is uint8 (H, W, C). OpenCV is imported where it is used.
 """
@@ -37,7 +37,7 @@ class Edges:
 
     @classmethod
     def of(cls, pixels: Pixels) -> "Edges":
-        """Those of a picture."""
+        """The edge pixels of a picture."""
         import cv2
 
         pixels = np.ascontiguousarray(pixels)

@@ -1,4 +1,4 @@
-"""One mask file: its pixels and the colours that they stand for, before a sequence gives them their meaning."""
+"""Decoding one mask file: its pixels and their colours, not yet mapped to object ids."""
 
 import io
 import os
@@ -21,7 +21,7 @@ from matchcut.pictures import ValueRange, is_deep, open_picture, stored_values
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Path_ = str | os.PathLike[str]
+AnyPath = str | os.PathLike[str]
 
 # Ids 1..N without a gap are a label map, however tangled, if N is small: no anti-aliasing leaves just those values.
 _GAPLESS_IDS = 32
@@ -31,7 +31,7 @@ _BLACK, _WHITE = 0, 0xFFFFFF
 
 @dataclass(frozen=True)
 class MaskFile:
-    """What a mask file holds.
+    """A decoded mask file.
 
     Attributes:
         path: of the file.
@@ -58,7 +58,7 @@ class MaskFile:
         return all(_is_grey(colour) for colour in self.colours.values())
 
 
-def decode(path: Path_) -> MaskFile:
+def decode(path: AnyPath) -> MaskFile:
     """Decode a mask file, and refuse what cannot be a label map whatever else its sequence holds.
 
     Raises MaskError: no such file, not an image, damaged, several pages, anti-aliased, lossy, dithered, a photo, an id
@@ -82,7 +82,7 @@ def decode(path: Path_) -> MaskFile:
     return _of_colours(path, rgba, lossy)
 
 
-def decode_binary(path: Path_, threshold: float) -> LabelMap:
+def decode_binary(path: AnyPath, threshold: float) -> LabelMap:
     """A mask file as object 1, where its alpha, if that varies, or else its grey is at least a threshold in [0, 1].
 
     Raises MaskError: no such file, not an image, damaged, several pages.
@@ -101,7 +101,7 @@ def decode_binary(path: Path_, threshold: float) -> LabelMap:
 
 
 @contextmanager
-def reading(source: Path_ | io.BytesIO, name: str | None = None) -> Iterator["Image"]:
+def reading(source: AnyPath | io.BytesIO, name: str | None = None) -> Iterator["Image"]:
     """An open image, to be read inside the block; MaskError, one line, for anything that keeps it from being read."""
     from PIL import Image, UnidentifiedImageError
 
@@ -127,7 +127,7 @@ def davis_ids() -> dict[int, int]:
     return {int.from_bytes(colour.tobytes()): number for number, colour in enumerate(davis_palette())}
 
 
-def refusal(path: Path_, reason: str) -> MaskError:
+def refusal(path: AnyPath, reason: str) -> MaskError:
     """The error of a file that is no label map, with the way out."""
     return MaskError(f"{path}: not a label map: {reason}: give --threshold 0.5 to binarise it")
 
@@ -150,7 +150,7 @@ def _palette(image: "Image") -> NDArray[np.uint8]:
     return np.column_stack([colours, alpha])
 
 
-def _of_palette(path: Path_, pixels: LabelMap, palette: NDArray[np.uint8]) -> MaskFile:
+def _of_palette(path: AnyPath, pixels: LabelMap, palette: NDArray[np.uint8]) -> MaskFile:
     """A palette image: its entries are the ids, unless its colours show that they were put in another order."""
     lookup = np.zeros((256, 4), np.uint8)
     lookup[: len(palette)] = palette
@@ -187,7 +187,7 @@ def _reordered(colours: dict[int, int], palette: set[int]) -> bool:
 # --- greys
 
 
-def _ids(path: Path_, values: NDArray[np.integer[Any]]) -> LabelMap:
+def _ids(path: AnyPath, values: NDArray[np.integer[Any]]) -> LabelMap:
     """The values of a grey image as uint8; full white of 16 bits, beside 0 only, as 255."""
     if values.max() == 65535 and ((values == 0) | (values == 65535)).all():
         return np.where(values == 0, np.uint8(BACKGROUND), np.uint8(IGNORE))
@@ -197,7 +197,7 @@ def _ids(path: Path_, values: NDArray[np.integer[Any]]) -> LabelMap:
     return values.astype(np.uint8)
 
 
-def _of_greys(path: Path_, pixels: LabelMap, lossy: str | None) -> MaskFile:
+def _of_greys(path: AnyPath, pixels: LabelMap, lossy: str | None) -> MaskFile:
     """A grey image, whose values are ids."""
     used = values_of(pixels)
     white = IGNORE in used and is_large_area(pixels == IGNORE)
@@ -223,7 +223,7 @@ def is_binary(values: Iterable[int]) -> bool:
 # --- colours
 
 
-def _of_colours(path: Path_, rgba: NDArray[np.uint8], lossy: str | None) -> MaskFile:
+def _of_colours(path: AnyPath, rgba: NDArray[np.uint8], lossy: str | None) -> MaskFile:
     """An image of colours (H, W, 4), whose alpha makes transparent pixels black."""
     rgba[rgba[..., 3] == 0] = 0
     wide = rgba.astype(np.int32)
@@ -249,7 +249,7 @@ def _of_colours(path: Path_, rgba: NDArray[np.uint8], lossy: str | None) -> Mask
     return MaskFile(str(path), places, {at: int(one) for at, one in enumerate(colours)}, coloured=True, white=white)
 
 
-def _refuse_blends(path: Path_, rgba: NDArray[np.uint8]) -> None:
+def _refuse_blends(path: AnyPath, rgba: NDArray[np.uint8]) -> None:
     edges = Edges.of(rgba)
     if edges.blended:
         raise refusal(path, "its edges are blends of colours, as in an anti-aliased mask or a photo")
@@ -265,15 +265,10 @@ def _is_grey(colour: int) -> bool:
     return colour == (colour & 255) * 0x010101
 
 
-def _lossy(image: "Image", path: Path_) -> str | None:
+def _lossy(image: "Image", path: AnyPath) -> str | None:
     """The name of the lossy codec that an image is stored with."""
     if image.format in ("JPEG", "MPO", "AVIF"):
         return "AVIF" if image.format == "AVIF" else "JPEG"
-    if image.format == "WEBP":
-        data, at = Path(path).read_bytes(), 12
-        while at + 8 <= len(data):  # RIFF chunks: name, length, data to an even length
-            if data[at : at + 4] == b"VP8 ":
-                return "lossy WebP"
-            length = int.from_bytes(data[at + 4 : at + 8], "little")
-            at += 8 + length + length % 2
+    if image.format == "WEBP" and b"VP8L" not in Path(path).read_bytes():  # the mark of the lossless codec
+        return "lossy WebP"
     return None

@@ -1,14 +1,16 @@
 """Label maps in memory: what they are, and the small operations on them. OpenCV is imported where it is used."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from matchcut.errors import MaskError, ShapeError
 
+Frame = NDArray[np.uint8]
+"""A frame: RGB, uint8 (H, W, 3)."""
 LabelMap = NDArray[np.uint8]
+"""A label map: uint8 (H, W); 0 is background, 1 to 254 are objects, 255 is ignored."""
 BACKGROUND = 0
 IGNORE = 255
 MAX_OBJECTS = 254
@@ -52,23 +54,6 @@ def one_hot(labels: LabelMap, ids: Sequence[int]) -> NDArray[np.float32]:
     return channels
 
 
-def from_soft(soft: NDArray[np.floating[Any]], ids: Sequence[int]) -> LabelMap:
-    """The label map (H, W) of the strongest class a pixel, from scores (1 + N, H, W): the background, then `ids`.
-
-    Equal scores go to the earlier channel, so pixels that are 0 in every channel become background. Raises ShapeError
-    unless there are 1 + N channels and the ids are distinct and from 1 to 254.
-    """
-    check_ids(ids)
-    if soft.ndim != 3 or soft.shape[0] != 1 + len(ids):
-        raise ShapeError(f"expected scores of shape ({1 + len(ids)}, H, W) for {len(ids)} objects, got {soft.shape}")
-    labels = np.zeros(soft.shape[1:], np.uint8)
-    best = soft[0]
-    for scores, number in zip(soft[1:], ids, strict=True):
-        labels[scores > best] = number
-        best = np.maximum(best, scores)
-    return labels
-
-
 def resize_labels(labels: LabelMap, size: tuple[int, int]) -> LabelMap:
     """Resize a label map (H, W) to `size` (H, W) without inventing an id.
 
@@ -97,7 +82,7 @@ def resize_labels(labels: LabelMap, size: tuple[int, int]) -> LabelMap:
     return labels.copy()
 
 
-def boxes(labels: LabelMap, ids: Sequence[int]) -> dict[int, tuple[int, int, int, int]]:
+def tight_boxes(labels: LabelMap, ids: Sequence[int]) -> dict[int, tuple[int, int, int, int]]:
     """The tight box (x0, y0, x1, y1) of each object, in pixels, x1 and y1 exclusive; absent objects are left out."""
     import cv2
 

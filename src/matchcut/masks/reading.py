@@ -70,7 +70,7 @@ class MaskReader:
 
     @cached_property
     def meaning(self) -> "Meaning":
-        """What the values of the files mean; those that cannot be read have no say in it."""
+        """The mapping from values to ids, from those files that can be read."""
         with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
             return Meaning.of([file for file in pool.map(_survey, self.paths) if file is not None])
 
@@ -92,7 +92,7 @@ def _survey(path: str | os.PathLike[str]) -> MaskFile | None:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What the values of the mask files of one sequence mean.
+    """The mapping from pixel values and colours to object ids, common to the mask files of one sequence.
 
     Attributes:
         ids: the id of each colour, packed as 0xRRGGBB; empty where all files are grey or hold ids.
@@ -108,7 +108,7 @@ class Meaning:
 
     @classmethod
     def of(cls, files: Sequence[MaskFile]) -> "Meaning":
-        """That of all files of a sequence, in order; their pixels are not looked at. The log says what was decided."""
+        """The mapping of all files of a sequence, in order; it is logged. Pixels are not looked at."""
         coloured = [file for file in files if file.coloured]
         colours = list(dict.fromkeys(one for file in coloured for one in file.colours.values()))
         known = davis_ids()

@@ -19,7 +19,7 @@ VOID = 255
 
 
 class Assignment(NamedTuple):
-    """What `assign_proposals` answers: for each of K objects, in the order of their labels 1 to K, over T frames."""
+    """The result of `assign_proposals`: for each of K objects, in the order of their labels 1 to K, over T frames."""
 
     proposals: npt.NDArray[np.intp]
     """(K,) the label of each object's proposal; 0 for an empty mask, where there are more objects than proposals."""

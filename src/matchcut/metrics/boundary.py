@@ -8,6 +8,7 @@ Martin's `seg2bmap` (2003).
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -113,9 +114,10 @@ def _box(a: Bytes, b: Bytes) -> tuple[slice, slice]:
 def _edges(mask: Bytes) -> Bytes:
     """`boundary` of bytes (H, W), of which any but 0 is object; 0 and 1."""
     here: Bytes = (mask != 0).view(np.uint8)
-    grown = cv2.copyMakeBorder(here, 0, 1, 0, 1, cv2.BORDER_REPLICATE)
+    grown: Bytes = np.pad(here, (0, 1), mode="edge")
     right, below, diagonal = grown[:-1, 1:], grown[1:, :-1], grown[1:, 1:]
-    return (here ^ right) | (here ^ below) | (here ^ diagonal)
+    edges: Bytes = (here ^ right) | (here ^ below) | (here ^ diagonal)
+    return edges
 
 
 def _f(truths: Sequence[Bytes], predictions: Sequence[Bytes], radius: int) -> npt.NDArray[np.float64]:
@@ -145,7 +147,8 @@ def _dilate(pixels: Bytes, radius: int) -> Bytes:
     """
     widths = [math.isqrt(radius * radius - height * height) for height in range(radius + 1)]
     heights = [height for height in range(radius) if widths[height + 1] < widths[height]] + [radius]
-    union = column = pixels
+    union: Any = pixels
+    column: Any = pixels
     for low, high in pairwise(heights):
         union = cv2.dilate(union, np.ones((1, 2 * (widths[low] - widths[high]) + 1), np.uint8))
         column = cv2.dilate(column, np.ones((2 * (high - low) + 1, 1), np.uint8))

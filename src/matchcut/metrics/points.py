@@ -17,7 +17,7 @@ BOX_SHARE = 0.6
 
 
 def joint_positions(heat: npt.NDArray[np.floating], size: tuple[int, int], top: int = 3) -> npt.NDArray[np.float64]:
-    """Where each joint is: the mean place of its `top` highest cells, weighted by their heat.
+    """Joint positions from heat maps: the mean place of the `top` highest cells, weighted by their heat.
 
     As published, cell (row, column) lies at pixel (column x width / W, row x height / H), half a cell up and to the
     left of its middle; of equal cells the first in reading order are taken (there it is left open).
@@ -87,7 +87,7 @@ def joint_distances(
 
 
 class Pck(NamedTuple):
-    """What `pck` answers, for A thresholds."""
+    """The result of `pck`, for A thresholds."""
 
     mean: npt.NDArray[np.float64]
     """(A,) mean over the joints that count in at least one frame, in [0, 1]; NaN where there is none."""

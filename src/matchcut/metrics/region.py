@@ -42,7 +42,7 @@ def as_label_bytes(
 def byte_histogram(
     first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8], limit: int = 256
 ) -> npt.NDArray[np.int64]:
-    """How many pixels have value i in the first map and j in the second: (limit, 256), for maps of one size.
+    """Joint histogram (limit, 256) of two maps of one size: pixels with value i in the first and j in the second.
 
     Pixels whose first value is not below `limit` are left out.
     """

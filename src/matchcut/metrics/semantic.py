@@ -14,7 +14,7 @@ from matchcut.metrics.region import as_label_bytes, byte_histogram
 def confusion_matrix(
     truth_labels: npt.NDArray[np.uint8], prediction_labels: npt.NDArray[np.uint8], classes: int = 20
 ) -> npt.NDArray[np.int64]:
-    """How many pixels of one frame are of class i and predicted as j; add up the frames' matrices.
+    """Confusion matrix of one frame: pixels of class i that are predicted as j; add up the frames' matrices.
 
     Args:
         truth_labels: uint8 (H, W). Pixels whose label is not below `classes`, 255 say, are left out.

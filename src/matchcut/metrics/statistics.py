@@ -14,7 +14,7 @@ from matchcut.errors import ShapeError
 
 
 class Statistics(NamedTuple):
-    """What `mean_recall_decay` answers; unpacks as (mean, recall, decay)."""
+    """The result of `mean_recall_decay`; unpacks as (mean, recall, decay)."""
 
     mean: float
     """Mean over the frames that have a value, in [0, 1]."""

@@ -14,7 +14,7 @@ from PIL import Image
 from matchcut.errors import OutputError
 from matchcut.files import atomic_path, make_folder
 from matchcut.manifest import Manifest
-from matchcut.masks import LabelMap, boxes, encode_rle, object_ids
+from matchcut.masks import LabelMap, encode_rle, object_ids, tight_boxes
 from matchcut.video.images import UNREADABLE
 from matchcut.video.overlay import cutout, draw_overlay
 from matchcut.video.writer import VideoWriter, write_png
@@ -148,7 +148,7 @@ class Outputs:
         file_name = name if self.source is None else self.source.file_name(image - 1)  # frames come in order
         coco["images"].append({"id": image, "file_name": file_name, "height": height, "width": width})
         ids = object_ids(labels)
-        tight = boxes(labels, ids)
+        tight = tight_boxes(labels, ids)
         for one, rle in encode_rle(labels, ids).items():
             x0, y0, x1, y1 = tight[one]
             coco["annotations"].append(

@@ -1,15 +1,12 @@
 """Frames that are arrays in memory already, or mapped from a file."""
 
-from collections.abc import Iterator
-from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from matchcut.errors import VideoError
-
-Frame = np.ndarray[Any, np.dtype[np.uint8]]
+from matchcut.masks import Frame
+from matchcut.video.frames import Frames
 
 EXPECTED = "expected RGB frames (H, W, 3) uint8, or all of them as (T, H, W, 3)"
 
@@ -44,7 +41,7 @@ def as_array(value: Any) -> np.ndarray[Any, Any]:
 
 
 def describe(value: Any) -> str:
-    """What a value is, in a few words: its shape, type and range where it is an array."""
+    """A short description of a value for messages: of an array its shape, type and range."""
     if isinstance(value, np.ndarray | np.generic) or hasattr(value, "detach"):
         array = as_array(value)
         what = "a tensor" if hasattr(value, "detach") else "an array"
@@ -58,7 +55,7 @@ def describe(value: Any) -> str:
 
 
 def _hint(array: np.ndarray[Any, Any]) -> str:
-    """How to make a frame of what is not far from one."""
+    """A hint for messages: how to convert an array that is nearly a frame."""
     if array.dtype.kind == "f" and array.ndim == 3:
         return "; of values from 0 to 1, give (255 * frame).round().astype(np.uint8)"
     if array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1):
@@ -68,10 +65,8 @@ def _hint(array: np.ndarray[Any, Any]) -> str:
     return ""
 
 
-class ArrayFrames:
+class ArrayFrames(Frames):
     """An array or tensor (T, H, W, 3) or (T, 3, H, W) uint8, or a sequence of frames (`as_frame`), by index."""
-
-    frame_rate = Fraction(24)
 
     def __init__(self, frames: Any) -> None:
         """Check every frame's shape and type.
@@ -96,28 +91,9 @@ class ArrayFrames:
                     f"{width}x{height}; bring them to one size"
                 )
 
-    def check(self, last: int) -> None:
-        """Nothing to check: every frame is there."""
-
-    def name(self, index: int) -> str:
-        """The frame's number, 5 digits."""
-        return f"{index:05d}"
-
-    def file(self, index: int) -> Path | None:
-        """None: it is in memory."""
-        return None
-
     def get(self, index: int) -> Frame:
         """A copy of one frame, so that drawing on it leaves the user's own as it is."""
         return np.array(self._checked(index), order="C")
-
-    def read(self, indices: range) -> Iterator[Frame]:
-        """The frames of `indices` in turn."""
-        for index in indices:
-            yield self.get(index)
-
-    def close(self) -> None:
-        """Nothing is open."""
 
     def _checked(self, index: int) -> Frame:
         return as_frame(self.frames[index], f"frame {index}")

@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from matchcut.errors import VideoError
+from matchcut.masks import Frame
 from matchcut.video.decoding import decode, open_container, orientation_of, to_rgb, truncated, video_stream
 from matchcut.video.frame_index import FrameIndex, decoded_index, scan_packets
+from matchcut.video.frames import FramesOfFile
 from matchcut.video.recording import Colours, Recording
 
-Frame = np.ndarray[Any, np.dtype[np.uint8]]
 
-BLOCK_BYTES = 256 << 20  # what reading backwards may hold at once
-
-
-class FileFrames:
+class FileFrames(FramesOfFile):
     """Frames of one video file by their original index. Not for use by several threads at once."""
 
     def __init__(self, path: Path, *, allow_truncated: bool = False) -> None:
@@ -31,7 +28,7 @@ class FileFrames:
         Raises:
             VideoError: not a video, no video stream, or no frame that decodes.
         """
-        self.path = path
+        super().__init__(path)
         self.lenient = allow_truncated
         first = _first_frame(path)
         scan = scan_packets(path)
@@ -48,51 +45,22 @@ class FileFrames:
         self.orientation = orientation_of(first)
         self.size = _turned_size((first.height, first.width), self.orientation)
         self._position = {value: at for at, value in enumerate(self.index.pts)} if self.index.pts is not None else None
-        self._cursor: _Cursor | None = None
 
     def check(self, last: int) -> None:
         """Raise TruncatedVideoError unless the frame `last` is surely there."""
         if last >= self.index.safe:
             raise truncated(self.path, self.index.total, self.index.stated)
 
-    def name(self, index: int) -> str:
-        """The original frame number, 5 digits."""
-        return f"{index:05d}"
+    def cursor(self) -> "_Cursor":
+        """The file, opened anew."""
+        return _Cursor(self)
 
-    def file(self, index: int) -> Path:
-        """The video file."""
-        return self.path
-
-    def get(self, index: int) -> Frame:
-        """One frame, (H, W, 3) uint8 RGB. Frames asked for in rising order cost no seek."""
-        if self._cursor is None:
-            self._cursor = _Cursor(self)
-        return self._cursor.rgb(index)
-
-    def read(self, indices: range) -> Iterator[Frame]:
-        """The frames of `indices` in turn; backwards in blocks of at most 256 MiB, each decoded from its key frame."""
-        cursor = _Cursor(self)
-        try:
-            if indices.step > 0:
-                for index in indices:
-                    yield cursor.rgb(index)
-                return
-            height, width = self.size
-            capacity = max(4, BLOCK_BYTES // (height * width * 3))
-            done = 0
-            while done < len(indices):
-                newest = indices[done]
-                bottom = self.index.keys[self.key_before(newest)]
-                block = [index for index in indices[done : done + capacity] if index >= bottom]
-                done += len(block)
-                decoded = [cursor.rgb(index) for index in reversed(block)]
-                while decoded:
-                    yield decoded.pop()
-        finally:
-            cursor.close()
+    def decoded_from(self, index: int) -> int:
+        """The key frame that decoding starts from to reach frame `index`."""
+        return self.index.keys[self.key_before(index)]
 
     def recording(self, indices: range) -> Recording:
-        """What a video made of the frames of `indices`, in rising order, takes over."""
+        """Time stamps, colours and sound of the frames of `indices`, in rising order, for a video made of them."""
         pts = self.index.pts
         time_base = 1 / self.frame_rate if pts is None else self.time_base
         stamps = list(indices) if pts is None else [pts[index] for index in indices]
@@ -101,14 +69,8 @@ class FileFrames:
         end = stamps[-1] + frame if pts is None or behind >= len(pts) else pts[behind]
         return Recording(self.path, self.colours, stamps, end, time_base, indices.step == 1)
 
-    def close(self) -> None:
-        """Close the file; a later `get` opens it again."""
-        if self._cursor is not None:
-            self._cursor.close()
-            self._cursor = None
-
     def key_before(self, index: int) -> int:
-        """Which of `index.keys` decoding starts from to reach a frame."""
+        """The place in `index.keys` of the key frame before a frame."""
         return bisect_right(self.index.keys, index) - 1
 
     def position(self, frame: Any, counted: int) -> int | None:
@@ -117,7 +79,7 @@ class FileFrames:
 
 
 class _Cursor:
-    """One open decoder that walks forwards, and seeks only when that is shorter or the only way."""
+    """An open decoder that reads forwards, and seeks only where that is shorter or the only way."""
 
     def __init__(self, source: FileFrames) -> None:
         self.source = source
@@ -127,8 +89,8 @@ class _Cursor:
         self.last: tuple[int, Any] | None = None
         self.reformatter = VideoReformatter()
 
-    def rgb(self, index: int) -> Frame:
-        image = to_rgb(self.frame(index), self.source.orientation, self.reformatter)
+    def frame(self, index: int) -> Frame:
+        image = to_rgb(self._decoded(index), self.source.orientation, self.reformatter)
         if image.shape[:2] != self.source.size:
             height, width = self.source.size
             raise VideoError(
@@ -137,7 +99,7 @@ class _Cursor:
             )
         return image
 
-    def frame(self, index: int) -> Any:
+    def _decoded(self, index: int) -> Any:
         if self.last is not None and self.last[0] == index:
             return self.last[1]
         key = self.source.key_before(index)
@@ -204,7 +166,7 @@ def _first_frame(path: Path) -> Any:
 
 
 def _average_rate(index: FrameIndex, stated: Fraction | None, time_base: Fraction) -> Fraction:
-    """What the container states, unless the time stamps tell of another: it may be the rate of the shortest frames."""
+    """The stated frame rate, unless the time stamps differ: the stated one may be that of the shortest frames."""
     if index.pts is None or index.total < 5:
         return stated or Fraction(25)
     measured = Fraction(index.total - 1, index.pts[-1] - index.pts[0]) / time_base

@@ -1,4 +1,4 @@
-"""The few PyAV calls that all share: open, find the video, decode, turn upright, convert to RGB."""
+"""Decoding with PyAV: open, choose the video stream, decode, rotate, convert to RGB."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,22 +9,21 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from matchcut.errors import TruncatedVideoError, VideoError
-
-Frame = np.ndarray[Any, np.dtype[np.uint8]]
+from matchcut.masks import Frame
 
 NOT_VIDEO = {"tty", "bin", "xbin", "adf", "idf"}  # FFmpeg draws any text file as a video of a terminal
 PICTURES = {"mjpeg", "png", "bmp", "gif"}  # codecs whose frames are whole pictures
 
 
 def truncated_stream(source: object, there: int) -> TruncatedVideoError:
-    """The one clear line for a stream that breaks off."""
+    """The error of a stream that breaks off."""
     return TruncatedVideoError(
         f"{source}: the stream broke off after {there} frames; --allow-truncated goes on with what is there"
     )
 
 
 def truncated(source: object, there: int, stated: int) -> TruncatedVideoError:
-    """The one clear line for a video that ends, or cannot be decoded, before its last frame."""
+    """The error of a video that ends, or cannot be decoded, before its last frame."""
     return TruncatedVideoError(
         f"{source}: the video ended after {there} of {stated} frames (cut short or damaged); "
         "--allow-truncated goes on with what is there"
@@ -32,7 +31,7 @@ def truncated(source: object, there: int, stated: int) -> TruncatedVideoError:
 
 
 def video_stream(container: Any, source: object) -> Any:
-    """The stream that a viewer would call the video.
+    """The best video stream of a container.
 
     Pictures that go with a file (covers, thumbnails) and streams without a decoder are passed over. A single picture
     and a row of pictures (previews, as cameras add them) give way to others; then the default one is taken, then the

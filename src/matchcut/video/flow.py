@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from matchcut.errors import VideoError
 from matchcut.files import atomic_path
+from matchcut.masks import Frame
 from matchcut.video.images import read_image
 
-Frame = NDArray[np.uint8]
 Flow = NDArray[np.float32]
 
 FILES = (".flo", ".npz", ".npy", ".png")
-"""What a flow can be read from, by suffix."""
+"""Suffixes of the files that flow is read from."""
 STILL = 0.004
 """A pixel that moves by less, as a share of the frame's short side, counts as still; pictures are no more sensitive."""
 _FLO = 202021.25  # the first number of every .flo file (Baker et al., "A Database and Evaluation Methodology", 2011)
@@ -41,7 +41,7 @@ def dis_flow(first: Frame, second: Frame) -> Flow:
 
 
 def camera_flow(flow: Flow) -> Flow:
-    """The part of a flow that a moving camera makes: that of a homography fitted to most pixels (RANSAC), else zero."""
+    """Camera motion: the flow of a homography fitted by RANSAC; zero where none fits."""
     height, width = flow.shape[:2]
     ys, xs = (one.ravel() for one in np.mgrid[_GRID // 2 : height : _GRID, _GRID // 2 : width : _GRID])
     points = np.stack([xs, ys], 1).astype(np.float32)
@@ -63,7 +63,7 @@ def camera_flow(flow: Flow) -> Flow:
 
 
 def motion_of(flow: Flow) -> float:
-    """How fast the fastest hundredth of the pixels moves, as a share of the short side; below `STILL` nothing does."""
+    """Speed: the 99th percentile over pixels, as a share of the short side; below `STILL` nothing moves."""
     speed = np.hypot(flow[..., 0], flow[..., 1])
     return float(np.percentile(speed[::2, ::2], 99)) / float(min(flow.shape[:2]))
 
@@ -109,7 +109,7 @@ def resize_flow(flow: Flow, size: tuple[int, int]) -> Flow:
 
 
 def is_cut(first: Frame, second: Frame) -> bool:
-    """Whether two frames that follow each other show different scenes: neither colours nor places agree."""
+    """Shot boundary detection: whether neither the colour histograms nor the pixels of two frames in a row agree."""
     small = [cv2.resize(one, (64, 36), interpolation=cv2.INTER_AREA) for one in (first, second)]
     hists = []
     for one in small:

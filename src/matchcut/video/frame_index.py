@@ -1,4 +1,4 @@
-"""The exact list of a video file's frames, without decoding where that is safe.
+"""Frame index of a video file: time stamps and key frames, without decoding where that is safe.
 
 A demux pass reads every packet's time stamp (about 40 ms a thousand packets): the frames, the key frames, the length.
 Where packets are known not to be frames one to one (fields, hidden frames, no time stamps, a recording that starts
@@ -42,7 +42,7 @@ class FrameIndex:
 
 @dataclass
 class PacketScan:
-    """What the packets say."""
+    """The result of a demux pass: the packets of the video stream, and what the container states."""
 
     packets: list[tuple[int | None, int | None, bool]]  # pts, dts, key; of those that are shown, in file order
     skip: tuple[int | None, int | None] | None

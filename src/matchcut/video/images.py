@@ -1,10 +1,8 @@
 """Frames from image files: a folder, a glob or a single picture."""
 
 import glob
-import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,24 +11,21 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from matchcut.errors import MatchcutError, VideoError
+from matchcut.errors import VideoError
 from matchcut.folders import IMAGES, counts, files_in, natural_key
+from matchcut.masks import Frame
 from matchcut.pictures import ValueRange, is_deep, open_picture, stored_values
-from matchcut.video.sources import missing
+from matchcut.video.frames import Frames
+from matchcut.video.sources import check_file, missing
 
-Frame = np.ndarray[Any, np.dtype[np.uint8]]
-
-FRAME_RATE = Fraction(24)  # what DAVIS and most tools take for frames without one
 UNREADABLE = (  # what Pillow raises, all told
     *(OSError, ValueError, SyntaxError, EOFError, RuntimeError, struct.error),
     Image.DecompressionBombError,
 )
 
 
-class ImageFrames:
+class ImageFrames(Frames):
     """Image files as frames, by their index in natural order."""
-
-    frame_rate = FRAME_RATE
 
     def __init__(self, paths: list[Path]) -> None:
         """Read every header (not the pixels) and check that the images can be frames of one video.
@@ -63,9 +58,6 @@ class ImageFrames:
                 )
             stems[path.stem] = path
 
-    def check(self, last: int) -> None:
-        """Nothing to check: every image is there."""
-
     def name(self, index: int) -> str:
         """The stem of the image file."""
         return self.paths[index].stem
@@ -90,25 +82,15 @@ class ImageFrames:
         """The range of values that all deep pictures among the frames are brought to 8 bits by."""
         return range_of(open_image(self.paths[index]) for index in spread(self.total))
 
-    def read(self, indices: range) -> Iterator[Frame]:
-        """The frames of `indices` in turn."""
-        for index in indices:
-            yield self.get(index)
-
-    def close(self) -> None:
-        """Nothing stays open."""
-
 
 def folder_images(folder: Path) -> list[Path]:
     """The images of a folder in natural order, as `files_in` counts them; links that lead nowhere are among them.
 
     Raises:
-        VideoError: there is none, or the folder cannot be listed.
+        VideoError: there is none.
+        MatchcutError: the folder cannot be listed.
     """
-    try:
-        found = files_in(folder, IMAGES)
-    except MatchcutError as error:
-        raise VideoError(str(error)) from error
+    found = files_in(folder, IMAGES)
     if not found:
         kinds = " ".join(sorted(extension[1:] for extension in IMAGES))
         raise VideoError(f"{folder}: no images in this folder ({kinds}); give a folder of frames or a video file")
@@ -148,29 +130,17 @@ def open_image(path: Path) -> Image.Image:
     return open_picture(path)
 
 
-def check_file(path: Path) -> None:
-    """Raise VideoError unless a path leads to a file with something in it."""
-    try:
-        state = path.stat()
-    except (OSError, ValueError) as error:
-        raise missing(path, error) from error
-    if not stat.S_ISREG(state.st_mode):
-        raise VideoError(f"{path}: is no file (a folder, pipe or device); remove it, or choose with a glob")
-    if not state.st_size:
-        raise VideoError(f"{path}: is an empty file; replace or remove it")
-
-
 def _header(path: Path) -> tuple[tuple[int, int], int]:
     """(H, W) of an image as it is shown, and how many frames it holds."""
     try:
         with open_image(path) as image:
             return shown_size(image), len(frame_pages(image))
     except UNREADABLE as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def frame_pages(image: Any) -> Sequence[int]:
-    """Which pictures of an open image file are frames: all, but for what only goes with the first.
+    """The numbers of the pictures of an open image file that are frames: all, but for what only goes with the first.
 
     That is the smaller copies, previews and masks of a TIFF, the further pictures of a camera's JPEG (MPO), and the
     still picture that stands in for an animated PNG.
@@ -220,7 +190,7 @@ def read_image(path: Path, clip: Callable[[], ValueRange] | None = None) -> Fram
         with open_picture(path) as image:
             return picture(image, clip)
     except (*UNREADABLE, cv2.error) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def picture(image: Image.Image, clip: Callable[[], ValueRange] | None = None) -> Frame:
@@ -279,8 +249,9 @@ def _upright(frame: Frame, orientation: int) -> Frame:
     return np.ascontiguousarray(frame[::rows, ::columns])
 
 
-def _damaged(path: Path, error: Exception) -> VideoError:
+def damaged(path: Path, error: Exception, where: str = "") -> VideoError:
+    """The error of an image that cannot be read; `where` in the file."""
     if isinstance(error, PermissionError):
         return missing(path, error)
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return VideoError(f"{path}: cannot be read as an image ({reason}); replace or remove it")
+    return VideoError(f"{path}{where}: cannot be read as an image ({reason}); replace or remove it")

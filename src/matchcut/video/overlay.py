@@ -1,33 +1,21 @@
 """Drawing label maps over frames, and cutting objects out of them."""
 
-from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from matchcut.errors import ShapeError
-from matchcut.masks import davis_palette
+from matchcut.masks import IGNORE, Frame, LabelMap, davis_palette, object_ids
 
-Frame = np.ndarray[Any, np.dtype[np.uint8]]
-LabelMap = np.ndarray[Any, np.dtype[np.uint8]]
-
-IGNORE = 255
 IGNORE_GREY = 128
 IGNORE_ALPHA = 0.25
+_COLOURS = davis_palette()
 
 
-def draw_overlay(
-    frame: Frame,
-    labels: LabelMap,
-    *,
-    alpha: float = 0.5,
-    contour: int = 2,
-    ids: bool = True,
-    palette: np.ndarray[Any, Any] | None = None,
-) -> Frame:
-    """A copy of a frame with each object tinted, outlined and numbered.
+def draw_overlay(frame: Frame, labels: LabelMap, *, alpha: float = 0.5, contour: int = 2, ids: bool = True) -> Frame:
+    """A copy of a frame with each object tinted in its DAVIS colour, outlined and numbered.
 
     Args:
         frame: uint8 RGB (H, W, 3); stays as it is.
@@ -35,53 +23,43 @@ def draw_overlay(
         alpha: how much of the tint is colour, 0 (none) to 1.
         contour: width of the outline in pixels, drawn inside the object; 0 for none.
         ids: write each object's number at its innermost point, where it fits.
-        palette: (at least 255, 3) RGB 0-255, a row an id; the DAVIS palette when None.
 
     Returns:
         uint8 RGB (H, W, 3). Pixels of background are unchanged, but for the numbers of small objects.
 
     Raises:
-        ShapeError: `frame`, `labels` or `palette` of another shape or type, or `alpha` outside 0 to 1.
+        ShapeError: `frame` or `labels` of another shape or type, or `alpha` outside 0 to 1.
     """
     _check(frame, labels)
     if not 0 <= alpha <= 1:
         raise ShapeError(f"alpha is {alpha}, not between 0 and 1")
-    colours = _davis() if palette is None else np.asarray(palette)
-    if colours.ndim != 2 or colours.shape[0] < 255 or colours.shape[1] != 3:
-        raise ShapeError(f"the palette is {colours.shape}, not (256, 3)")
     out = frame.copy()
-    present = _present(labels)
-    if IGNORE in present:
+    if (labels == IGNORE).any():
         _tint(out, labels, IGNORE, (IGNORE_GREY,) * 3, IGNORE_ALPHA)
     numbers: list[tuple[int, tuple[int, int], float]] = []
-    for label in present[(present > 0) & (present < IGNORE)]:
-        colour = tuple(int(value) for value in colours[label])
-        box, mask = _tint(out, labels, int(label), colour, alpha)
+    for label in object_ids(labels):
+        colour = tuple(int(value) for value in _COLOURS[label])
+        box, mask = _tint(out, labels, label, colour, alpha)
         if contour > 0:
             _outline(out, box, mask, colour, contour)
         if ids:
-            numbers.append((int(label), *_innermost(box, mask)))
+            numbers.append((label, *_innermost(box, mask)))
     for label, point, radius in numbers:
         _number(out, label, point, radius)
     return out
 
 
-def cutout(frame: Frame, labels: LabelMap, ids: Iterable[int] | None = None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def cutout(frame: Frame, labels: LabelMap) -> NDArray[np.uint8]:
     """The objects of a frame on a transparent ground, uint8 RGBA (H, W, 4).
 
-    Alpha is 255 on the objects `ids` (every object when None), 0 elsewhere; background and ignored pixels are never
-    part of it. The colours are the frame's everywhere, so that an edge softened later does not go dark.
+    Alpha is 255 on objects, 0 on background and ignored pixels. The colours are the frame's everywhere, so that an edge
+    softened later does not go dark.
 
     Raises:
-        ShapeError: `frame` or `labels` of another shape or type, or an id outside 1-254.
+        ShapeError: `frame` or `labels` of another shape or type.
     """
     _check(frame, labels)
-    table = np.zeros(256, np.uint8)
-    chosen = list(range(1, IGNORE)) if ids is None else [int(label) for label in ids]
-    if any(not 0 < label < IGNORE for label in chosen):
-        raise ShapeError(f"object ids are 1 to 254, not {chosen}")
-    table[chosen] = 255
-    return np.dstack((frame, table[labels]))
+    return np.dstack((frame, np.where((labels > 0) & (labels < IGNORE), np.uint8(255), np.uint8(0))))
 
 
 def _check(frame: Frame, labels: LabelMap) -> None:
@@ -89,16 +67,6 @@ def _check(frame: Frame, labels: LabelMap) -> None:
         raise ShapeError(f"a frame is uint8 (H, W, 3), not {frame.dtype} {frame.shape}")
     if labels.dtype != np.uint8 or labels.shape != frame.shape[:2]:
         raise ShapeError(f"the label map is {labels.dtype} {labels.shape}, the frame is uint8 {frame.shape[:2]}")
-
-
-@lru_cache(maxsize=1)
-def _davis() -> np.ndarray[Any, Any]:
-    return np.asarray(davis_palette(), dtype=np.uint8).reshape(-1, 3)
-
-
-def _present(labels: LabelMap) -> np.ndarray[Any, Any]:
-    """The ids in a label map, increasing."""
-    return np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
 
 
 def _tint(
@@ -144,19 +112,12 @@ def _innermost(box: tuple[slice, slice], mask: np.ndarray[Any, Any]) -> tuple[tu
 def _number(out: Frame, label: int, point: tuple[int, int], radius: float) -> None:
     """White digits with a dark edge, centred on a point, kept inside the frame as far as they fit."""
     height, width = out.shape[:2]
-    text = str(label)
+    text, font = str(label), cv2.FONT_HERSHEY_SIMPLEX
     smallest = float(np.clip(height / 800, 0.4, 0.8))
     size = float(np.clip(radius / (12 + 10 * len(text)), smallest, 1.8 * smallest))
     thick = 1 if size < 0.7 else 2
-    (text_width, text_height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, thick)
-    edge = 1 + thick
-    digits = np.zeros((text_height + below + 2 * edge, text_width + 2 * edge), np.uint8)
-    cv2.putText(digits, text, (edge, edge + text_height), cv2.FONT_HERSHEY_SIMPLEX, size, 255, thick, cv2.LINE_AA)
-    dark = cv2.dilate(digits, np.ones((3, 3), np.uint8), iterations=edge - 1)
-    top = max(0, min(point[1] - edge - text_height // 2, height - digits.shape[0]))
-    left = max(0, min(point[0] - digits.shape[1] // 2, width - digits.shape[1]))
-    patch = out[top : top + digits.shape[0], left : left + digits.shape[1]]
-    rows, columns = patch.shape[:2]
-    light = digits[:rows, :columns, None].astype(np.float32) / 255
-    ground = patch * (1 - 0.85 * dark[:rows, :columns, None].astype(np.float32) / 255)
-    patch[:] = np.rint(ground * (1 - light) + 255 * light).astype(np.uint8)
+    (text_width, text_height), _ = cv2.getTextSize(text, font, size, thick)
+    left = max(thick, min(point[0] - text_width // 2, width - text_width - thick))
+    bottom = max(text_height + thick, min(point[1] + text_height // 2, height - thick))
+    for colour, thickness in (((0, 0, 0), 3 * thick), ((255, 255, 255), thick)):
+        cv2.putText(out, text, (left, bottom), font, size, colour, thickness, cv2.LINE_AA)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from matchcut.errors import VideoError
-from matchcut.video.sources import Frames, is_stream, open_frames, source_of, stream_name
+from matchcut.masks import Frame
+from matchcut.video.frames import Frames
+from matchcut.video.sources import is_stream, open_frames, source_of, stream_name
 
 if TYPE_CHECKING:
     from matchcut.video.recording import Recording
 
-Frame = np.ndarray[Any, np.dtype[np.uint8]]
-"""RGB, uint8, (H, W, 3)."""
 STAMPED = 1 << 16
 """Bytes at each end of a file by which it is known."""
 
@@ -161,13 +161,13 @@ class Video:
         return zip(indices, self._frames.read(self._selection[start::step]), strict=True)
 
     def frame_name(self, index: int) -> str:
-        """What frame `index` is called in outputs: the stem of its image file, or its original number in 5 digits."""
+        """The name of frame `index` in outputs: the stem of its image file, or its original number in 5 digits."""
         if self._frames is None:
             return f"{self._first_number + index * self._stride:05d}"
         return self._frames.name(self._selection[index])
 
     def recording(self) -> "Recording | None":
-        """What a video made of the selected frames takes over from the video file they are from; None of others."""
+        """Time stamps, colours and sound of the selected frames, where they are of a video file; else None."""
         from matchcut.video.container import FileFrames
 
         return self._frames.recording(self._selection) if isinstance(self._frames, FileFrames) else None

@@ -1,4 +1,4 @@
-"""What a video that is made of another takes over from it: when its frames are shown, its colours, its sound."""
+"""Time stamps, colour tags and sound of a video file, for a video that is made of its frames."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,7 +25,7 @@ LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 
 @dataclass(frozen=True)
 class Colours:
-    """How numbers stand for colours, in the numbers of H.273 (and of FFmpeg, whose range is 1 limited, 2 full)."""
+    """Colour tags: the code points of H.273 (and of FFmpeg, whose range is 1 limited, 2 full)."""
 
     matrix: int = 1
     primaries: int = 1
@@ -34,7 +34,7 @@ class Colours:
 
     @classmethod
     def of(cls, frame: Any) -> "Colours":
-        """Those of what is made of a decoded frame: as it states them, BT.709 where it states nothing."""
+        """The tags for a video made of a decoded frame: as it states them, BT.709 where it states nothing."""
         matrix, primaries, transfer = int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc)
         if matrix in MATRICES and not frame.format.is_rgb:
             return cls(matrix, primaries, transfer, 2 if frame.color_range == 2 else 1)
@@ -104,7 +104,7 @@ class Sound:
         self._packets = self._source.demux([self._source.streams[index] for index in self._tracks])
 
     def until(self, seconds: Fraction | None) -> Iterator[Any]:
-        """What is to be written up to so many seconds of the video, all that is left with None."""
+        """The packets to write up to a time of the video in seconds; with None all that are left."""
         while (packet := self._next()) is not None:
             at = Fraction(0) if packet.pts is None else packet.pts * packet.time_base - self.start
             if at > self.length + SKEW:

@@ -1,41 +1,22 @@
-"""What a source names: a stream, a video file, image files; and the frames behind it."""
+"""Opening a source: telling streams, video files, image files and arrays apart."""
 
 import errno
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
-from fractions import Fraction
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote
-
-import numpy as np
 
 from matchcut.errors import VideoError
 from matchcut.folders import IMAGES
 from matchcut.video.arrays import ArrayFrames
-
-Frame = np.ndarray[Any, np.dtype[np.uint8]]
-
-
-class Frames(Protocol):
-    """What Video needs of frames that can be addressed, all by original index."""
-
-    total: int
-    size: tuple[int, int]
-    frame_rate: Fraction
-
-    def check(self, last: int) -> None: ...
-    def name(self, index: int) -> str: ...
-    def file(self, index: int) -> Path | None: ...
-    def get(self, index: int) -> Frame: ...
-    def read(self, indices: range) -> Iterator[Frame]: ...
-    def close(self) -> None: ...
+from matchcut.video.frames import Frames
 
 
 def source_of(source: Any) -> str | list[Path] | ArrayFrames:
-    """What a caller gave, told apart: a path or address, image files, or frames in memory.
+    """The kind of source that a caller gave: a path or address, image files, or frames in memory.
 
     Raises:
         VideoError: none of these, or an empty list.
@@ -77,7 +58,7 @@ def is_stream(source: str) -> bool:
 
 
 def stream_name(source: str) -> str:
-    """What to call the output of a stream."""
+    """The name of a stream, for outputs."""
     if source == "-":
         return "stdin"
     if source.isdecimal():
@@ -107,7 +88,7 @@ def open_frames(source: str | list[Path] | ArrayFrames, allow_truncated: bool) -
         raise missing(path, error) from error
     if stat.S_ISDIR(mode):
         return path.resolve().name or "frames", open_images(folder_images(path))
-    _readable(path)
+    check_file(path)
     if path.suffix.lower() in IMAGES:
         return path.stem, open_images([path])
     from matchcut.video.container import FileFrames
@@ -132,7 +113,7 @@ def open_images(paths: Sequence[Path]) -> Frames:
 
 
 def missing(path: Path, error: OSError | ValueError) -> VideoError:
-    """The one clear line for a path that leads to no file."""
+    """The error of a path that leads to no file."""
     code = getattr(error, "errno", None)
     if os.path.islink(path):  # noqa: PTH114  pathlib fails on a name that is too long
         what = "leads to itself" if code == errno.ELOOP else f"leads nowhere ({_target(path)})"
@@ -149,11 +130,13 @@ def _target(path: Path) -> str:
         return "its target is gone"
 
 
-def _readable(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise VideoError unless a path leads to a file with something in it."""
     try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except OSError as error:
+        state = path.stat()
+    except (OSError, ValueError) as error:
         raise missing(path, error) from error
-    if empty:
-        raise VideoError(f"{path}: is an empty file; give a video")
+    if not stat.S_ISREG(state.st_mode):
+        raise VideoError(f"{path}: is no file (a folder, pipe or device); remove it, or choose with a glob")
+    if not state.st_size:
+        raise VideoError(f"{path}: is an empty file; replace or remove it")

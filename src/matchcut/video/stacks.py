@@ -1,41 +1,51 @@
-"""Frames from one image file that holds several pictures: a TIFF stack, an animated WebP or PNG."""
+"""Frames from one image file that holds several pictures: a TIFF stack, an animated WebP, PNG or AVIF."""
 
-import struct
-from collections.abc import Iterator
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import Any
 
 from matchcut.errors import VideoError
+from matchcut.masks import Frame
 from matchcut.pictures import ValueRange
-from matchcut.video.images import FRAME_RATE, UNREADABLE, frame_pages, open_image, page_size, picture, range_of, spread
+from matchcut.video.frames import FRAME_RATE, FramesOfFile
+from matchcut.video.images import (
+    UNREADABLE,
+    damaged,
+    frame_pages,
+    open_image,
+    page_size,
+    picture,
+    range_of,
+    shown_size,
+    spread,
+)
 
-Frame = np.ndarray[Any, np.dtype[np.uint8]]
-
-BLOCK_BYTES = 256 << 20  # what reading backwards may hold at once
 DAMAGED = (*UNREADABLE, KeyError, IndexError, TypeError)  # what seeking in a damaged file raises besides
 
 
-class StackFrames:
+class StackFrames(FramesOfFile):
     """The pictures of one image file in their order, one of them decoded at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Read every picture's header and check that they can be frames of one video.
+        """Read every picture's header and check that they can be frames of one video; decode an animation once, since
+        it tells only so how long each picture is shown and whether it is complete.
 
         Raises:
-            VideoError: not an image, or pictures of several sizes.
+            VideoError: not an image, damaged, or pictures of several sizes.
         """
-        self.path = path
+        super().__init__(path)
+        seconds = Fraction()
         try:
             with open_image(path) as image:
                 self.pages = frame_pages(image)
-                sizes = [page_size(image, page) for page in (self.pages if image.format == "TIFF" else self.pages[:1])]
-                delays = _delays(path, image) if len(self.pages) > 1 else []
+                sizes = [shown_size(image)]
+                if image.format == "TIFF":
+                    sizes = [page_size(image, page) for page in self.pages]
+                elif len(self.pages) > 1:
+                    seconds = sum((_seconds(image, page) for page in self.pages), Fraction())
         except DAMAGED as error:
-            raise _damaged(path, "", error) from error
+            raise damaged(path, error) from error
         self.total = len(self.pages)
         self.size = sizes[0]
         for index, size in enumerate(sizes):
@@ -44,31 +54,7 @@ class StackFrames:
                     f"{path}: its picture 0 is {self.size[1]}x{self.size[0]}, picture {index} is {size[1]}x{size[0]}; "
                     "bring them to one size or write each into a file of its own"
                 )
-        if 0 < len(delays) < self.total:
-            raise VideoError(f"{path}: holds {len(delays)} of its {self.total} pictures; is it complete?")
-        self.frame_rate = (len(delays) / sum(delays, Fraction())).limit_denominator(1001) if sum(delays) else FRAME_RATE
-        self._cursor: _Cursor | None = None
-
-    def check(self, last: int) -> None:
-        """Nothing to check: every picture's header was read."""
-
-    def name(self, index: int) -> str:
-        """The number of the picture, 5 digits."""
-        return f"{index:05d}"
-
-    def file(self, index: int) -> Path:
-        """The image file."""
-        return self.path
-
-    def get(self, index: int) -> Frame:
-        """One frame, (H, W, 3) uint8 RGB. Frames asked for in rising order are each decoded once.
-
-        Raises:
-            VideoError: the picture is damaged.
-        """
-        if self._cursor is None:
-            self._cursor = _Cursor(self)
-        return self._cursor.frame(index)
+        self.frame_rate = (self.total / seconds).limit_denominator(1001) if seconds else FRAME_RATE
 
     @cached_property
     def values(self) -> ValueRange:
@@ -80,27 +66,9 @@ class StackFrames:
         image.seek(self.pages[index])
         return image
 
-    def read(self, indices: range) -> Iterator[Frame]:
-        """The frames of `indices` in turn; backwards in blocks of at most 256 MiB, since animations build up."""
-        cursor = _Cursor(self)
-        try:
-            if indices.step > 0:
-                for index in indices:
-                    yield cursor.frame(index)
-                return
-            block = max(4, BLOCK_BYTES // (self.size[0] * self.size[1] * 3))
-            for first in range(0, len(indices), block):
-                decoded = [cursor.frame(index) for index in reversed(indices[first : first + block])]
-                while decoded:
-                    yield decoded.pop()
-        finally:
-            cursor.close()
-
-    def close(self) -> None:
-        """Close the file; a later `get` opens it again."""
-        if self._cursor is not None:
-            self._cursor.close()
-            self._cursor = None
+    def cursor(self) -> "_Cursor":
+        """The file, opened anew."""
+        return _Cursor(self)
 
 
 class _Cursor:
@@ -121,7 +89,7 @@ class _Cursor:
             frame = picture(self.image, lambda: self.source.values)
         except DAMAGED as error:
             self.close()
-            raise _damaged(path, f", picture {index}", error) from error
+            raise damaged(path, error, f", picture {index}") from error
         if frame.shape[:2] != self.source.size:
             raise VideoError(f"{path} was replaced while it was being read; run again")
         return frame
@@ -132,39 +100,8 @@ class _Cursor:
             self.image = None
 
 
-def _delays(path: Path, image: Any) -> list[Fraction]:
-    """Seconds that an animation states for each of its pictures; none where it states none."""
-    kinds = {"PNG": _png_delays, "WEBP": _webp_delays}
-    if image.format in kinds:
-        with path.open("rb") as file:
-            return [*kinds[image.format](file)]
-    if image.format != "TIFF":
-        image.load()  # AVIF tells with each picture; the first one stands for all
-    return [Fraction(image.info.get("duration", 0)) / 1000] * image.n_frames
-
-
-def _png_delays(file: BinaryIO) -> Iterator[Fraction]:
-    file.seek(8)
-    while len(head := file.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", head)
-        if kind == b"fcTL":
-            over, under = struct.unpack_from(">HH", file.read(length), 20)
-            yield Fraction(over, under or 100)
-            length = 0
-        file.seek(length + 4, 1)  # the checksum
-
-
-def _webp_delays(file: BinaryIO) -> Iterator[Fraction]:
-    file.seek(12)
-    while len(head := file.read(8)) == 8:
-        kind, length = struct.unpack("<4sI", head)
-        length += length % 2
-        if kind == b"ANMF":
-            yield Fraction(int.from_bytes(file.read(16)[12:15], "little"), 1000)
-            length -= 16
-        file.seek(length, 1)
-
-
-def _damaged(path: Path, where: str, error: Exception) -> VideoError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return VideoError(f"{path}{where}: cannot be read as an image ({reason}); replace or remove it")
+def _seconds(image: Any, page: int) -> Fraction:
+    """The duration of one picture of an animation; 0 where none is stated."""
+    image.seek(page)
+    image.load()
+    return Fraction(image.info.get("duration", 0)) / 1000

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from matchcut.errors import VideoError
+from matchcut.masks import Frame
 from matchcut.video.decoding import (
     decode,
     decode_in_parallel,
@@ -20,8 +20,6 @@ from matchcut.video.decoding import (
     truncated_stream,
     video_stream,
 )
-
-Frame = np.ndarray[Any, np.dtype[np.uint8]]
 
 CAMERAS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 

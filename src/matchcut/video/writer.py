@@ -1,7 +1,8 @@
 """Writing videos and cut-out pictures, each whole or not at all."""
 
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import av
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from matchcut.errors import OutputError
 from matchcut.files import atomic_path, output_error
@@ -19,7 +21,7 @@ from matchcut.video.recording import MATRICES, Colours, Sound
 if TYPE_CHECKING:
     from matchcut.video.reader import Video
 
-Image = np.ndarray[Any, np.dtype[np.uint8]]
+Image = NDArray[np.uint8]
 
 
 class VideoWriter:
@@ -73,21 +75,38 @@ class VideoWriter:
         self._colours = Colours() if self._recording is None else self._recording.colours
         self._sound: Sound | None = None
         self.note: str | None = None
-        self._file: AbstractContextManager[Path] | None = None
+        self._file: AbstractContextManager[None] | None = None
         self._container: Any = None
         self._stream: Any = None
         self._size: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
-        self._file = atomic_path(self.path)
-        temporary = self._file.__enter__()
-        try:
-            options = {} if self.alpha else {"movflags": "faststart"}
-            self._container = open_av(temporary, "w", options=options)
-        except BaseException as error:
-            self._abandon(error)
-            raise self._error(error) from error
+        self._file = self._opened()
+        self._file.__enter__()
         return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.__exit__(kind, error, trace)
+
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """The file, from its first byte until it has its name, or is removed."""
+        with atomic_path(self.path) as temporary:
+            try:
+                with _writing(self.path):
+                    options = {} if self.alpha else {"movflags": "faststart"}
+                    self._container = open_av(temporary, "w", options=options)
+                yield
+                with _writing(self.path):
+                    self._finish()
+            finally:  # what goes wrong in closing an unfinished file is less news than why
+                self._end_sound()
+                with suppress(av.FFmpegError, OSError, ValueError):
+                    if self._container is not None:
+                        self._container.close()
 
     def write(self, frame: Image) -> None:
         """Add one frame: uint8 (H, W, 3) RGB, or (H, W, 4) RGBA with `alpha`.
@@ -104,10 +123,15 @@ class VideoWriter:
             )
         if self._container is None:
             raise OutputError(f"cannot write {self.path}: use the writer in a `with` block")
-        if self._size is None:
-            self._start(size)
-        if size != self._size:
+        if self._size not in (None, size):
             raise OutputError(f"cannot write {self.path}: frame {self.count} is {size}, the first was {self._size}")
+        with _writing(self.path):
+            if self._size is None:
+                self._start(size)
+            self._encode(frame)
+        self.count += 1
+
+    def _encode(self, frame: Image) -> None:
         if not self.alpha:
             frame = _even(frame)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgba" if self.alpha else "rgb24")
@@ -120,58 +144,37 @@ class VideoWriter:
         picture.color_primaries, picture.color_trc = self._colours.primaries, self._colours.transfer
         picture.pts = self.count if self._recording is None else self._recording.stamp(self.count)
         picture.time_base = self._time_base
-        try:
-            if self._sound is not None:
-                self._container.mux(list(self._sound.until(picture.pts * picture.time_base)))
-            self._container.mux(self._stream.encode(picture))
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise self._error(error) from error
-        self.count += 1
+        if self._sound is not None:
+            self._container.mux(list(self._sound.until(picture.pts * picture.time_base)))
+        self._container.mux(self._stream.encode(picture))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is None:
-            return
-        if error is not None:
-            self._abandon(error)
-            return
-        try:
-            if not self.count:
-                raise OutputError(f"cannot write {self.path}: no frame was given")
-            if self._sound is not None:
-                self._container.mux(list(self._sound.until(None)))
-            self._container.mux(self._stream.encode())
-            self._container.close()
-            self._container = None
-            self._end_sound()
-        except (av.FFmpegError, OSError, ValueError, OutputError) as failed:
-            self._abandon(failed)
-            raise self._error(failed) from failed
-        file, self._file = self._file, None
-        file.__exit__(None, None, None)
+    def _finish(self) -> None:
+        if not self.count:
+            raise OutputError(f"cannot write {self.path}: no frame was given")
+        if self._sound is not None:
+            self._container.mux(list(self._sound.until(None)))
+        self._container.mux(self._stream.encode())
+        container, self._container = self._container, None
+        container.close()
 
     def _start(self, size: tuple[int, int]) -> None:
         height, width = size
-        try:
-            if self.alpha:
-                stream = self._container.add_stream("prores_ks", rate=self.frame_rate, options={"profile": "4444"})
-                stream.pix_fmt = "yuva444p10le"
-            else:
-                options = {"crf": "19", "preset": "veryfast"}
-                stream = self._container.add_stream("libx264", rate=self.frame_rate, options=options)
-                stream.pix_fmt = "yuv420p"
-                height, width = height + height % 2, width + width % 2
-            stream.height, stream.width = height, width
-            codec = stream.codec_context
-            codec.thread_type = "AUTO"
-            codec.time_base = self._time_base
-            codec.colorspace, codec.color_range = self._colours.matrix, self._range
-            codec.color_primaries, codec.color_trc = self._colours.primaries, self._colours.transfer
-            if self._recording is not None and self._recording.complete:
-                self._sound = Sound(self._recording, self._container, self.path.suffix.lower())
-        except (av.FFmpegError, OSError, ValueError) as error:
-            raise self._error(error) from error
+        if self.alpha:
+            stream = self._container.add_stream("prores_ks", rate=self.frame_rate, options={"profile": "4444"})
+            stream.pix_fmt = "yuva444p10le"
+        else:
+            options = {"crf": "19", "preset": "veryfast"}
+            stream = self._container.add_stream("libx264", rate=self.frame_rate, options=options)
+            stream.pix_fmt = "yuv420p"
+            height, width = height + height % 2, width + width % 2
+        stream.height, stream.width = height, width
+        codec = stream.codec_context
+        codec.thread_type = "AUTO"
+        codec.time_base = self._time_base
+        codec.colorspace, codec.color_range = self._colours.matrix, self._range
+        codec.color_primaries, codec.color_trc = self._colours.primaries, self._colours.transfer
+        if self._recording is not None and self._recording.complete:
+            self._sound = Sound(self._recording, self._container, self.path.suffix.lower())
         self._stream, self._size = stream, size
 
     @property
@@ -191,29 +194,16 @@ class VideoWriter:
             self._sound.close()
             self._sound = None
 
-    def _abandon(self, error: BaseException) -> None:
-        """Close and remove the unfinished file; what goes wrong in that is less news than `error`."""
-        self._end_sound()
-        container, self._container = self._container, None
-        file, self._file = self._file, None
-        try:
-            if container is not None:
-                container.close()
-        except (av.FFmpegError, OSError, ValueError):
-            pass
-        finally:
-            if file is not None:
-                try:
-                    file.__exit__(type(error), error, error.__traceback__)
-                except (type(error), OutputError):
-                    pass
 
-    def _error(self, error: BaseException) -> BaseException:
-        if isinstance(error, OutputError) or not isinstance(error, Exception):
-            return error
-        if isinstance(error, OSError):
-            return output_error(self.path, error)
-        return OutputError(f"cannot write {self.path}: {error}")
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Errors of FFmpeg and of the system, as one of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise output_error(path, error) from error
+    except (av.FFmpegError, ValueError) as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
 
 
 def write_png(path: str | os.PathLike[str], image: Image) -> None:
