@@ -88,7 +88,7 @@ def test_table_3_trains_each_row_the_same_but_for_what_it_names(root, tmp_path, 
         batch_size=2,
         workers=0,
         data=ClipConfig(length=1, size=(96, 160), side=96, clips=2),
-        settings={"form": "tiny", "start": "scratch", "norms": "trained", "size": 96},
+        settings={"architecture": "tiny", "start": "scratch", "norms": "trained", "size": 96},
     )
     only = ["no matching", "long-short, Res5", "long-short, no edge loss", "long-short, added", "frame alone"]
     how = {"root": root, "data": [root], "epochs": 1, "say": quiet, "recipe": recipe}

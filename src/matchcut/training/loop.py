@@ -14,8 +14,6 @@ from matchcut.disk import is_inside
 from matchcut.errors import DatasetError, OutputError
 from matchcut.manifest import check_run, noted_in, run_folder
 from matchcut.tracking.placement import pick_precision
-from matchcut.training import mask_vos as _mask_vos  # noqa: F401  (they enter their objectives into the list)
-from matchcut.training import transport_net as _transport_net  # noqa: F401
 from matchcut.training.checkpoint import WEIGHTS, Run, about_run, checkpoints, load_weights, read_latest
 from matchcut.training.config import TrainConfig
 from matchcut.training.distributed import EPOCH, MAKE, STEP, launched, seed_all, share_buffers, union_of_all
