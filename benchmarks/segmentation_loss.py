@@ -25,7 +25,7 @@ import torch
 from common import DATA, cost, machine, table
 from matchcut.training.checkpoint import load_weights
 from matchcut.training.config import TrainConfig, read_config
-from matchcut.training.mask_vos import MaskVOSObjective
+from matchcut.training.objectives.mask_vos.objective import MaskVOSObjective
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mask_vos_paper.toml"
 PAPERS = 27

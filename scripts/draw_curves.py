@@ -9,7 +9,7 @@ from pathlib import Path
 
 from matchcut.benchmarks.drawing import COLOURS, bare, new_figure, save
 
-PANELS = (("masks", "overlap"), ("iou_carried", "iou"), ("flips",))
+PANELS = (("masks", "dice"), ("iou_carried", "iou"), ("flips",))
 TITLES = ("segmentation loss", "IoU of the last frame", "squared distance to the mean over flips")
 
 

@@ -16,7 +16,6 @@ from matchcut.data.pasting import (
     superpixels,
     with_limbs,
 )
-from matchcut.errors import ShapeError
 
 SIZE = (60, 80)
 STILL = Motion(size=(0.4, 0.4), shift=0, turn=0, growth=0, bend=0, flip=0)
@@ -26,11 +25,11 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def white(frames: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """A white clip, and the mask of a rectangle of 20 x 20 pixels in it."""
-    masks = np.zeros((frames, 40, 40), bool)
-    masks[:, 10:30, 10:30] = True
-    return np.full((frames, 40, 40, 3), 255, np.uint8), masks
+def white() -> tuple[np.ndarray, np.ndarray]:
+    """A white frame, and the mask of a rectangle of 20 x 20 pixels in it."""
+    mask = np.zeros((40, 40), bool)
+    mask[10:30, 10:30] = True
+    return np.full((40, 40, 3), 255, np.uint8), mask
 
 
 def black(frames: int = 4) -> np.ndarray:
@@ -72,16 +71,6 @@ def test_the_background_stays_as_it_was_and_is_not_written_to():
     assert np.array_equal(nothing, before) and not labels.any()
 
 
-def test_what_does_not_fit_is_refused():
-    layer = moving_piece(rng(), *white(), 4, SIZE)
-    with pytest.raises(ShapeError, match="layers of"):
-        paste(black(3), [layer])
-    with pytest.raises(ShapeError, match="2 numbers"):
-        paste(black(), [layer], [1, 2])
-    with pytest.raises(ShapeError, match="masks: expected"):
-        moving_piece(rng(), white()[0], np.zeros((2, 40, 40), bool), 4, SIZE)
-
-
 # --- moving
 
 
@@ -108,21 +97,8 @@ def test_the_same_generator_gives_the_same_piece():
     assert not np.array_equal(first.alpha, other.alpha)
 
 
-def test_a_piece_of_several_frames_keeps_its_own_motion():
-    frames, masks = white(3)
-    frames[1], frames[2] = 100, 50
-    masks[2] = False
-    layer = moving_piece(rng(), frames, masks, 6, SIZE, STILL)
-    shown = [int(one[alpha == 1].mean()) if alpha.any() else 0 for one, alpha in zip(*layer_of(layer), strict=True)]
-    assert shown == [255, 100, 0, 100, 255, 100]  # back and forth
-
-
-def layer_of(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
-    return layer.frames, layer.alpha
-
-
 def test_an_empty_mask_gives_an_empty_layer():
-    layer = moving_piece(rng(), white()[0], np.zeros((1, 40, 40), bool), 2, SIZE)
+    layer = moving_piece(rng(), white()[0], np.zeros((40, 40), bool), 2, SIZE)
     assert not layer.alpha.any() and layer.frames.shape == (2, *SIZE, 3)
     assert adapt_colours(layer, black(2), 1.0) is layer
     assert np.array_equal(soften(layer, 1.0).alpha, layer.alpha)
@@ -144,9 +120,9 @@ def test_softening_blurs_the_edge_and_leaves_the_labels():
 
 def test_colours_come_to_those_of_the_clip():
     background = np.clip(rng().normal((60, 120, 180), 10, (2, *SIZE, 3)), 0, 255).astype(np.uint8)
-    frames, masks = white()
-    frames = np.clip(rng(1).normal((200, 80, 90), 20, frames.shape), 0, 255).astype(np.uint8)
-    layer = moving_piece(rng(2), frames, masks, 2, SIZE, STILL)
+    frame, mask = white()
+    frame = np.clip(rng(1).normal((200, 80, 90), 20, frame.shape), 0, 255).astype(np.uint8)
+    layer = moving_piece(rng(2), frame, mask, 2, SIZE, STILL)
     inside = layer.alpha[0] > 0.5
     whole, half = (adapt_colours(layer, background, share).frames[0][inside].mean(0) for share in (1.0, 0.5))
     np.testing.assert_allclose(whole, (60, 120, 180), atol=4)

@@ -177,16 +177,6 @@ def test_all_damage_is_listed_at_once(tmp_path):
         assert line.startswith(f"{tmp_path / path}: ") and problem in line and "\n" not in line
 
 
-def test_without_decoding_sizes_are_still_compared(tmp_path):
-    davis(tmp_path, names=("bear",))
-    first, second, _ = sorted((tmp_path / "Annotations/480p/bear").iterdir())
-    mask(first, labels(1, size=(6, 16)))
-    mask(second, labels(7))
-    found = read_dataset("davis2017", tmp_path)
-    assert len(check(found)) == 2
-    only(check(found, decode=False), "is 16x6, but its frame is 16x12")
-
-
 def test_files_that_a_list_of_pairs_names_must_be_there(tmp_path):
     davis(tmp_path, names=("bear",))
     davis_pairs(tmp_path, "val", names=("bear",))

@@ -1,11 +1,13 @@
 """TransportNet's tables and Figure 4, made from small sequences of a disc that moves over texture."""
 
 import csv
+import json
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from matchcut.data.clips import ClipConfig
 from matchcut.errors import DatasetError, PromptError
@@ -13,7 +15,6 @@ from matchcut.masks import write_mask
 from matchcut.models.transport_net import FORMS, TransportNetForm
 from matchcut.reproduce import reproduce
 from matchcut.reproduce.transport_net_scores import SMALL, table_3
-from matchcut.training.checkpoint import recipe_of
 from matchcut.video.writer import write_png
 
 SIZE = (96, 160)
@@ -88,7 +89,7 @@ def test_table_3_trains_each_row_the_same_but_for_what_it_names(root, tmp_path, 
         batch_size=2,
         workers=0,
         data=ClipConfig(length=1, size=(96, 160), side=96, clips=2),
-        settings={"form": "tiny", "start": "scratch", "norms": "trained", "size": 96},
+        settings={"architecture": "tiny", "start": "scratch", "norms": "trained", "size": 96},
     )
     only = ["no matching", "long-short, Res5", "long-short, no edge loss", "long-short, added", "frame alone"]
     how = {"root": root, "data": [root], "epochs": 1, "say": quiet, "recipe": recipe}
@@ -100,7 +101,8 @@ def test_table_3_trains_each_row_the_same_but_for_what_it_names(root, tmp_path, 
     (path,) = table_3(tmp_path, only=only[:1], **how)  # trains no more
     assert table(path) == rows  # those of the call before stay
     (path,) = table_3(tmp_path / "halved", only=only[:1], precision="bfloat16", **how)
-    assert recipe_of(path.parent / "no-matching-0" / "weights.safetensors")["precision"] == "bfloat16"
+    with safe_open(path.parent / "no-matching-0" / "weights.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["recipe"])["precision"] == "bfloat16"
     assert (tmp_path / "no-matching-0" / "weights.safetensors").stat().st_mtime_ns == before
     with pytest.raises(PromptError, match="no row nothing; there are: no matching; full"):
         table_3(tmp_path, only=["nothing"], **how)

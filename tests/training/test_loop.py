@@ -24,7 +24,7 @@ from toy import Toy, write_recipe, write_videos
 from matchcut.errors import DatasetError, OutputError, TrainingError
 from matchcut.files import atomic_path
 from matchcut.manifest import MANIFEST, noted_in
-from matchcut.training.checkpoint import checkpoints, read_latest, recipe_of
+from matchcut.training.checkpoint import checkpoints, read_latest
 from matchcut.training.config import TrainConfig, read_config
 from matchcut.training.failures import explained
 from matchcut.training.loop import train
@@ -106,8 +106,8 @@ def test_a_run_writes_weights_checkpoints_log_curves_and_pictures(unbroken: Path
 
 
 def test_the_weights_carry_their_recipe_and_are_the_average(unbroken: Path) -> None:
-    assert recipe_of(unbroken / "weights.safetensors")["optimiser.rate"] == 0.01
     with safe_open(unbroken / "weights.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["recipe"])["optimiser.rate"] == 0.01
         assert file.metadata()["step"] == str(LAST)
     state = torch.load(checkpoints(unbroken)[0], weights_only=True)
     weights = load_file(unbroken / "weights.safetensors")
@@ -396,16 +396,12 @@ def test_a_run_can_start_from_the_weights_of_another(
 @pytest.mark.parametrize(
     ("fault", "what"), [("nan", "the loss is nan"), ("gradient", "the norm of the gradients is nan")]
 )
-def test_what_is_not_finite_stops_the_run_and_its_batch_is_kept(
-    videos: Path, tmp_path: Path, fault: str, what: str
-) -> None:
+def test_what_is_not_finite_stops_the_run(videos: Path, tmp_path: Path, fault: str, what: str) -> None:
     config = read_config(write_recipe(tmp_path, settings=f'fault = "{fault}"'))
     out = tmp_path / "run"
-    with pytest.raises(TrainingError, match=f"epoch 2/3 step 5/12: {what}; its batch is in ") as caught:
+    with pytest.raises(TrainingError, match=f"epoch 2/3 step 5/12: {what}; the latest checkpoint is kept") as caught:
         train(config, videos, out, device="cpu")
     assert "\n" not in str(caught.value)
-    batch = load_file(out / "not-finite-00000005-0.safetensors")
-    assert batch["0.frames"].shape == (2, 2, 2, 8, 8, 3) and batch["0.frames"].dtype == torch.uint8
     state = torch.load(checkpoints(out)[0], weights_only=True)
     assert state["step"] == 4 and all(value.isfinite().all() for value in state["network"].values())
 
@@ -417,7 +413,7 @@ def test_too_little_memory_names_the_setting_to_lower(
     videos: Path, tmp_path: Path, batch_size: int, setting: str
 ) -> None:
     config = replace(read_config(write_recipe(tmp_path, settings='fault = "memory"')), batch_size=batch_size)
-    with pytest.raises(TrainingError, match=rf"out of memory .*frames {batch_size} x 2 x 2 x 8 x 8 x 3\): .*{setting}"):
+    with pytest.raises(TrainingError, match=f"out of memory with this batch: .*{setting}"):
         train(config, videos, tmp_path / "run", device="cpu")
 
 
@@ -461,7 +457,7 @@ def test_a_worker_that_dies_names_the_settings_to_lower(
 @pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), EOFError()])
 def test_a_worker_that_dies_while_it_hands_over_a_batch_is_told_alike(config: TrainConfig, error: Exception) -> None:
     said = r"process that reads data died \(.+\), .* lower workers \(now 0\)"
-    with pytest.raises(TrainingError, match=said), explained(config, {}):
+    with pytest.raises(TrainingError, match=said), explained(config):
         raise error
 
 

@@ -2,26 +2,19 @@
 
 import math
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from matchcut.errors import ShapeError
-from matchcut.training.losses import (
+from matchcut.training.losses import dice_loss, segmentation_loss
+from matchcut.training.objectives.mask_vos.correspondence import (
     TEMPERATURE,
     align,
     anchor_cells,
     anchors_of,
-    lab_to_rgb,
-    level_channel,
     long_term_loss,
-    overlap_loss,
-    reconstruction_loss,
-    rgb_to_lab,
-    segmentation_loss,
     short_term_loss,
 )
 
@@ -165,65 +158,6 @@ def test_short_term_loss_is_what_it_says():
     torch.testing.assert_close(found, torch.stack(errors).mean(), rtol=1e-4, atol=1e-4)
 
 
-# --- colour
-
-
-def test_reconstruction_is_what_it_says():
-    one = keys(0)
-    colours = torch.rand(B, T, 3, 2 * H, 2 * W, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    small = F.avg_pool2d(colours.flatten(0, 1), 2).unflatten(0, (B, T))
-    errors = torch.zeros(B, T - 1, 3, H, W)
-    for b, t, y, x in np.ndindex(B, T - 1, H, W):
-        near = [(i, j) for i in range(H) for j in range(W) if abs(i - y) <= 1 and abs(j - x) <= 1]
-        scores = torch.stack([one[b, t + 1, :, y, x] @ one[b, t, :, i, j] for i, j in near])
-        weights = (scores / TEMPERATURE).softmax(0)
-        made = sum(w * small[b, t, :, i, j] for w, (i, j) in zip(weights, near, strict=True))
-        errors[b, t, :, y, x] = F.smooth_l1_loss(made, small[b, t + 1, :, y, x], reduction="none", beta=0.1)
-    torch.testing.assert_close(reconstruction_loss(one, colours, radius=1), errors.mean(), rtol=1e-4, atol=1e-5)
-    levelled = torch.tensor([2, 0])
-    expected = (errors[0, :, 2].mean() + errors[1, :, 0].mean()) / 2
-    torch.testing.assert_close(reconstruction_loss(one, colours, levelled, radius=1), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_keys_that_follow_a_shift_reconstruct_it():
-    own = torch.eye(H * W).view(H * W, H, W)
-    moving = torch.stack([own, own.roll(1, 2)])[None]
-    colours = torch.rand(3, H, W, generator=torch.Generator().manual_seed(0))
-    clip = torch.stack([colours, colours.roll(1, 2)])[None]
-    assert reconstruction_loss(moving, clip, radius=W) < 1e-6
-    assert reconstruction_loss(moving.flip(1), clip, radius=W) > 0.05
-
-
-def test_lab_is_opencvs_and_has_an_inverse():
-    frames = torch.rand(2, 3, 8, 9, generator=torch.Generator().manual_seed(0))
-    lab = rgb_to_lab(frames)
-    torch.testing.assert_close(lab_to_rgb(lab), frames, rtol=1e-3, atol=1e-4)
-    for frame, own in zip(frames, lab, strict=True):
-        expected = cv2.cvtColor(frame.permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_RGB2Lab)
-        found = torch.stack([(own[0] + 1) * 50, own[1] * 110, own[2] * 110], 2)
-        np.testing.assert_allclose(found.numpy(), expected, atol=0.5)  # OpenCV's comes from tables
-
-
-def test_one_channel_is_levelled_and_the_others_are_left():
-    # Pale colours, so that sRGB can show what comes out.
-    frames = 0.45 + 0.1 * torch.rand(6, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    which = torch.tensor([2, 0, 1, 1, 0, 2])
-    changed = level_channel(frames, which)
-    before, after = rgb_to_lab(frames), rgb_to_lab(changed)
-    for clip, channel in enumerate(which.tolist()):
-        for one in range(3):
-            if one == channel:
-                assert after[clip, :, one].std() < 1e-3 < before[clip, :, one].std()
-            else:
-                torch.testing.assert_close(after[clip, :, one], before[clip, :, one], rtol=1e-3, atol=1e-3)
-
-
-def test_gradients_of_colour_are_finite_in_black_and_white():
-    frames = torch.tensor([0.0, 1.0]).view(1, 1, 1, 1, 2).expand(1, 1, 3, 1, 2).clone().requires_grad_()
-    level_channel(frames, torch.tensor([1])).sum().backward()
-    assert torch.isfinite(frames.grad).all()
-
-
 # --- segmentation
 
 
@@ -257,8 +191,6 @@ def test_what_does_not_fit_is_refused():
         align(keys(0), same_place(3))
     with pytest.raises(ShapeError, match=r"keys: expected"):
         long_term_loss(keys(0, frames=2), keys(0), same_place())
-    with pytest.raises(ShapeError, match=r"colours: expected \(2, 3, 3\)"):
-        reconstruction_loss(keys(0), torch.zeros(2, 2, 3, 8, 8))
 
 
 def test_pixels_at_edges_count_more():
@@ -271,20 +203,14 @@ def test_pixels_at_edges_count_more():
     weights[:, 4:8] = 3  # two pixels on either side of the edge
     weights[:, 1:3] = 3  # what is not counted lies beside these
     weights[:, 0] = 0
-    torch.testing.assert_close(segmentation_loss(each, labels, edges=2.0), (loss * weights).sum() / weights.sum())
-
-
-def clip_of_colours() -> Tensor:
-    return torch.rand(B, T, 3, 2 * H, 2 * W, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(segmentation_loss(each, labels, edge_weight=2.0), (loss * weights).sum() / weights.sum())
 
 
 UNDER_AUTOCAST = {
     "long term": lambda one: sum(long_term_loss(one, keys(1), same_place(), side=2)),
     "short term": lambda one: short_term_loss(one, keys(1), shifted(1), side=2),
-    "colours": lambda one: reconstruction_loss(one, rgb_to_lab(clip_of_colours())),
-    "masks": lambda one: segmentation_loss(one[:, 0], torch.arange(B * 64).view(B, 8, 8) % C, edges=2.0),
-    "overlap": lambda one: overlap_loss(one[:, 0], torch.arange(B * 64).view(B, 8, 8) % C),
-    "levelled": lambda one: (level_channel(clip_of_colours(), torch.tensor([0, 2])) * one.mean()).mean(),
+    "masks": lambda one: segmentation_loss(one[:, 0], torch.arange(B * 64).view(B, 8, 8) % C, edge_weight=2.0),
+    "dice": lambda one: dice_loss(one[:, 0], torch.arange(B * 64).view(B, 8, 8) % C),
 }
 
 

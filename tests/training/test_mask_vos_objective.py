@@ -16,22 +16,23 @@ from safetensors.torch import load_file, save_file
 from matchcut.data.clips import ClipConfig
 from matchcut.errors import ModelError, TrainingError
 from matchcut.models.mask_vos.form import FORMS, MaskVOSForm
-from matchcut.training.config import OptimiserConfig, TrainConfig, read_config
+from matchcut.training.config import OptimiserConfig, TrainConfig, parse, read_config
 from matchcut.training.loop import train
-from matchcut.training.losses import overlap_loss
-from matchcut.training.mask_vos import MaskVOSObjective, overlap
-from matchcut.training.mask_vos_settings import MaskVOSTraining
-from matchcut.training.practice import SMALLEST, clip_clusters, cluster_video, deep_keys, pasted_clip
-from matchcut.training.pseudo_masks import ObjectRule
+from matchcut.training.losses import dice_loss
+from matchcut.training.objectives.mask_vos.clustering import cluster_video, deep_keys
+from matchcut.training.objectives.mask_vos.objective import MaskVOSObjective, mean_iou
+from matchcut.training.objectives.mask_vos.pseudo_masks import clip_pseudo_masks
+from matchcut.training.objectives.mask_vos.settings import MaskVOSTraining
+from matchcut.training.objectives.mask_vos.synthetic_clips import SMALLEST, cycle_clips, pasted_clip
 
 TINY = MaskVOSForm("test_resnet", key=16, value=8, widths=(16, 8), light=True)
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-OFF: dict[str, Any] = {"long_term": 0.0, "short_term": 0.0, "reconstruction": 0.0, "masks": 0.0}
 
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FORMS, "tiny", TINY)
+    monkeypatch.setattr("matchcut.training.objectives.mask_vos.objective.CLUSTERS", 3)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def recipe(settings: Mapping[str, Any] = {}, **changes: Any) -> TrainConfig:
         log_every=1,
         data=ClipConfig(length=3, size=(48, 48), side=64, views=2, clips=6, scale=(0.6, 1.0)),
         optimiser=OptimiserConfig(rate=2e-3, clip=1.0),
-        settings={"form": "tiny", "start": "scratch", "norms": "trained", "count": 3, **settings},
+        settings={"architecture": "tiny", "start": "scratch", "norms": "trained", **settings},
     )
     return replace(config, **changes)
 
@@ -89,7 +90,7 @@ def logged(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("settings", "name", "share"),
-    [({**OFF, "masks": 1.0, "pasted": 1.0}, "masks", 0.6), ({"masks": 0.0}, "long", 0.8)],
+    [({"terms": ["masks"], "pasted": 1.0}, "masks", 0.6), ({"terms": ["long-term"]}, "long", 0.8)],
     ids=["masks", "correspondence"],
 )
 def test_the_loss_of_a_batch_falls(
@@ -110,10 +111,10 @@ def test_the_loss_of_a_batch_falls(
 
 
 def test_frames_encoded_for_correspondence_serve_the_masks(videos: Path, tmp_path: Path) -> None:
-    common = {**OFF, "masks": 1.0, "pasted": 0.0, "norms": "frozen", "mask_clips": 3}
+    common = {"pasted": 0.0, "norms": "frozen", "mask_clips": 3}
     found, calls = [], []
-    for long_term in (0.0, 1.0):
-        made = objective(videos, tmp_path, **common | {"long_term": long_term})
+    for terms in (["masks"], ["long-term", "masks"]):
+        made = objective(videos, tmp_path, terms=terms, **common)
         made.start_epoch(0, lambda line: None)
         batch, count = batch_of(made), list[int]()
         made.network.backbone.register_forward_pre_hook(lambda _, given, count=count: count.append(len(given[0])))
@@ -125,10 +126,10 @@ def test_frames_encoded_for_correspondence_serve_the_masks(videos: Path, tmp_pat
     assert found[0] == pytest.approx(found[1], rel=1e-3) and found[0] > 0
 
 
-def test_there_and_back_decodes_the_first_frame_from_the_last_alone(videos: Path, tmp_path: Path) -> None:
-    made = objective(videos, tmp_path, **{**OFF, "masks": 1.0, "there_and_back": 1.0})
+def test_a_cycle_decodes_the_first_frame_from_the_last_alone(videos: Path, tmp_path: Path) -> None:
+    made = objective(videos, tmp_path, terms=["masks"], cycle=1.0)
     batch = batch_of(made)
-    frames, labels = made._there_and_back([np.random.default_rng(one) for one in range(3)], batch)
+    frames, labels = cycle_clips([np.random.default_rng(one) for one in range(3)], batch["frames"][:, 0])
     assert torch.equal(frames, batch["frames"][:, 0, [0, -1, 0]])
     assert labels.shape == frames.shape[:4] and (labels == labels[:, :1]).all()
     assert all(0.01 < float((one > 0).float().mean()) < 0.7 for one in labels[:, 0])
@@ -138,49 +139,38 @@ def test_there_and_back_decodes_the_first_frame_from_the_last_alone(videos: Path
         seen.append([one.annotated for one in references]),
         read(features, references),
     )[1]  # type: ignore[method-assign]
-    (_, nothing), (_, decoded) = made.carry(frames, labels, 1, forget=True)
+    (_, nothing), (_, decoded) = made.propagate(frames, labels, 1, cycle=True)
     assert seen == [[True], [False]] and nothing == [] and len(decoded) == 1
 
 
 # --- its terms
 
 
+MASKS = {"masks", "iou", "iou_carried", "objects"}
+
+
 @pytest.mark.parametrize(
     ("settings", "parts"),
     [
-        ({"long_term": 1.0}, {"long", "cross"}),
-        ({"short_term": 1.0}, {"short"}),
-        ({"reconstruction": 1.0}, {"colour"}),
-        ({"masks": 1.0, "pasted": 1.0}, {"masks", "iou", "iou_carried", "objects"}),
-        ({"masks": 2.0, "overlap": 0.5, "pasted": 1.0}, {"masks", "overlap", "iou", "iou_carried", "objects"}),
-        (
-            {"long_term": 1.0, "short_term": 2.0, "masks": 0.5, "spoil": 1.0},
-            {"long", "cross", "short", "masks", "iou", "iou_carried", "objects"},
-        ),
-        ({"masks": 1.0, "overlap": 0.5, "there_and_back": 1.0}, {"masks", "overlap", "iou", "iou_carried", "objects"}),
+        ({"terms": ["long-term"]}, {"long", "cross"}),
+        ({"terms": ["short-term"]}, {"short"}),
+        ({"terms": ["masks"], "pasted": 1.0}, MASKS),
+        ({"terms": ["masks"], "dice_weight": 0.5, "pasted": 1.0}, MASKS | {"dice"}),
+        ({"terms": ["long-term", "short-term", "masks"], "perturb": 1.0}, MASKS | {"long", "cross", "short"}),
+        ({"terms": ["masks"], "dice_weight": 0.5, "cycle": 1.0}, MASKS | {"dice"}),
     ],
-    ids=range(7),  # a set is written in another order by each process
+    ids=range(6),  # a set is written in another order by each process
 )
-def test_each_term_stands_alone_and_the_loss_is_their_weighted_sum(
-    videos: Path, tmp_path: Path, settings: dict[str, float], parts: set[str], precision: str
+def test_each_term_stands_alone_and_the_loss_is_their_sum(
+    videos: Path, tmp_path: Path, settings: dict[str, Any], parts: set[str], precision: str
 ) -> None:
-    made = objective(videos, tmp_path, **{**OFF, **settings})
+    made = objective(videos, tmp_path, **settings)
     with computed_in(precision):
         made.start_epoch(0, lambda line: None)
         total, found = made.loss(batch_of(made), 0)
     assert set(found) == parts
-    weights = {**OFF, **settings}
-    expected = sum(
-        weights[key] * float(found[name].detach())
-        for key, name in (("long_term", "long"), ("short_term", "short"), ("reconstruction", "colour"))
-        if name in found
-    )
-    for name, weight in (
-        ("cross", 0.1 * weights["long_term"]),
-        ("masks", weights["masks"]),
-        ("overlap", weights["masks"] * 0.5),
-    ):
-        expected += weight * float(found[name].detach()) if name in found else 0.0
+    weights = {"long": 1.0, "cross": 0.1, "short": 1.0, "masks": 1.0, "dice": 0.5}
+    expected = sum(weight * float(found[name].detach()) for name, weight in weights.items() if name in found)
     assert float(total.detach()) == pytest.approx(expected, rel=1e-5)
     total.backward()
     gradients = [name for name, one in made.network.named_parameters() if one.grad is not None]
@@ -189,11 +179,11 @@ def test_each_term_stands_alone_and_the_loss_is_their_weighted_sum(
 
 
 TERMS: dict[str, dict[str, Any]] = {
-    "correspondence": {"long_term": 1.0, "short_term": 1.0, "reconstruction": 1.0},
-    "pseudo masks": {"masks": 1.0, "pasted": 0.0, "overlap": 0.5, "edges": 4.0},
-    "pasted, spoilt": {"masks": 1.0, "pasted": 1.0, "spoil": 1.0},
-    "there and back": {"masks": 1.0, "there_and_back": 1.0},
-    "flips, then masks": {"flips": 1.0, "masks": 1.0, "pasted": 1.0},
+    "correspondence": {"terms": ["long-term", "short-term"]},
+    "pseudo masks": {"terms": ["masks"], "pasted": 0.0, "dice_weight": 0.5, "edge_weight": 4.0},
+    "pasted, perturbed": {"terms": ["masks"], "pasted": 1.0, "perturb": 1.0},
+    "cycle": {"terms": ["masks"], "cycle": 1.0},
+    "flips, then masks": {"terms": ["flips", "masks"], "pasted": 1.0},
 }
 
 
@@ -202,7 +192,7 @@ def test_losses_and_slopes_in_bfloat16_are_those_in_float32(videos: Path, tmp_pa
     """To what 8 bits can tell, in every part of the network that learns."""
     found = []
     for precision in ("float32", "bfloat16"):
-        made = objective(videos, tmp_path, **{**OFF, "norms": "frozen", **TERMS[name]})
+        made = objective(videos, tmp_path, norms="frozen", **TERMS[name])
         np.random.seed(0)
         with computed_in(precision):
             made.start_epoch(0, lambda line: None)
@@ -238,7 +228,7 @@ def test_masks_join_on_schedule_and_are_made_anew(videos: Path, tmp_path: Path, 
 
 @pytest.mark.parametrize("norms", ["frozen", "trained"])
 def test_norms_stay_as_they_are_where_they_are_frozen(videos: Path, tmp_path: Path, norms: str) -> None:
-    made = objective(videos, tmp_path, norms=norms, masks=0.0)
+    made = objective(videos, tmp_path, norms=norms, terms=["long-term"])
     made.network.train()
     before = {name: one.clone() for name, one in made.network.named_buffers() if "running" in name}
     made.loss(batch_of(made), 0)
@@ -265,11 +255,8 @@ def test_the_disc_becomes_an_object(videos: Path, tmp_path: Path) -> None:
     found = cluster_video(Colours(), made._reader, 0, made.samples.videos[0], 2, transport=False)
     frames = np.stack([cv2.imread(str(path))[..., ::-1] for path in made.samples.videos[0].files[2:5]])
     disc = np.stack([cv2.circle(np.zeros((64, 96), np.uint8), (30 + 4 * at, 34), 13, 1, -1) > 0 for at in range(2, 5)])
-    for snap, least in ((False, 0.75), (True, 0.9)):
-        shown = (
-            clip_clusters(deep_keys(Colours(), frames), found, frames, rule=ObjectRule(objects=1), snap=snap).objects
-            > 0
-        )
+    clusters, objects = clip_pseudo_masks(deep_keys(Colours(), frames), found, frames)
+    for shown, least in ((clusters == np.bincount(clusters[disc]).argmax(), 0.75), (objects == 1, 0.9)):
         assert (shown & disc).sum() / (shown | disc).sum() > least
 
 
@@ -280,7 +267,7 @@ def test_clusters_by_transport_have_equal_shares(videos: Path, tmp_path: Path) -
     shares = []
     for transport in (False, True):
         found = cluster_video(Colours(), made._reader, 0, video, 2, transport=transport)
-        shares.append(float(found.assign(deep_keys(Colours(), frames)).float().mean()))
+        shares.append(float(found.assign(deep_keys(Colours(), frames), (16, 24)).float().mean()))
     assert abs(shares[1] - 0.5) < 0.1 < abs(shares[0] - 0.5)
 
 
@@ -290,7 +277,7 @@ def test_a_video_too_small_for_its_clusters_has_no_object(videos: Path, tmp_path
     assert found.centres.shape == (1000, 3)
     small = replace(found, centres=found.centres[:7], biases=found.biases[:7])
     black = np.zeros((2, 64, 96, 3), np.uint8)
-    assert not clip_clusters(deep_keys(Colours(), black), small, black).objects.any()
+    assert not clip_pseudo_masks(deep_keys(Colours(), black), small, black)[1].any()
 
 
 # --- pasted pieces
@@ -308,25 +295,25 @@ def test_pasted_pieces_are_labelled_to_the_pixel_and_repeat() -> None:
     assert not ground.any()
 
 
-def test_overlap_counts_objects_alone() -> None:
+def test_mean_iou_counts_objects_alone() -> None:
     labels = torch.tensor([[[0, 0, 1, 2]]])
     scores = torch.nn.functional.one_hot(torch.tensor([[[0, 1, 1, 1]]]), 3).permute(0, 3, 1, 2)
-    assert overlap(scores, labels).item() == pytest.approx(1 / 3)
+    assert mean_iou(scores, labels).item() == pytest.approx(1 / 3)
 
 
-def test_the_overlap_loss_is_dice_and_pulls_against_shrinking() -> None:
+def test_the_dice_loss_pulls_against_shrinking() -> None:
     labels = torch.zeros(1, 8, 8, dtype=torch.uint8)
     labels[:, 2:6, 2:6], labels[:, 0] = 1, 255
     sure = 20 * (torch.nn.functional.one_hot(labels.long().clamp(max=2), 3).permute(0, 3, 1, 2).float() - 0.5)
-    assert overlap_loss(sure, labels).item() == pytest.approx(0, abs=1e-3)
-    assert overlap_loss(sure[:, [1, 0, 2]], labels).item() == pytest.approx(1, abs=1e-3)
-    assert overlap_loss(sure, torch.zeros_like(labels)).item() == 0  # no object is there
+    assert dice_loss(sure, labels).item() == pytest.approx(0, abs=1e-3)
+    assert dice_loss(sure[:, [1, 0, 2]], labels).item() == pytest.approx(1, abs=1e-3)
+    assert dice_loss(sure, torch.zeros_like(labels)).item() == 0  # no object is there
     half = sure.clone()
     half[:, :, 2:4, 2:6] = 0  # unsure: a third each
     expected = 1 - 2 * (8 + 8 / 3) / (8 + 8 / 3 + 16)
-    assert overlap_loss(half, labels).item() == pytest.approx(expected, abs=1e-3)
+    assert dice_loss(half, labels).item() == pytest.approx(expected, abs=1e-3)
     unsure = torch.zeros(1, 2, 8, 8, requires_grad=True)
-    overlap_loss(unsure, labels).backward()
+    dice_loss(unsure, labels).backward()
     assert unsure.grad is not None and (unsure.grad[0, 1, 2:6, 2:6] < 0).all()
 
 
@@ -336,7 +323,8 @@ def test_the_overlap_loss_is_dice_and_pulls_against_shrinking() -> None:
 def test_a_run_that_is_resumed_has_the_same_pseudo_masks_teacher_and_weights(
     videos: Path, tmp_path: Path, precision: str
 ) -> None:
-    settings, changes = {"pasted": 0.3, "masks_every": 2, "flips": 0.5}, {"save_minutes": 0.0, "average": 0.9}
+    settings = {"terms": ["flips", "long-term", "masks"], "pasted": 0.3, "masks_every": 2}
+    changes = {"save_minutes": 0.0, "average": 0.9}
     config = recipe(settings, epochs=2, precision=precision, **changes)
     train(config, videos, tmp_path / "whole", device="cpu")
 
@@ -354,7 +342,7 @@ def test_a_run_that_is_resumed_has_the_same_pseudo_masks_teacher_and_weights(
 
 
 def test_the_weights_say_what_they_are_of(videos: Path, tmp_path: Path) -> None:
-    path = train(recipe({"masks": 0.0}), videos, tmp_path / "run", device="cpu")
+    path = train(recipe({"terms": ["long-term"]}), videos, tmp_path / "run", device="cpu")
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["network"])
     assert about["model"] == "mask-vos" and about["form"]["backbone"] == "test_resnet"
@@ -362,7 +350,7 @@ def test_the_weights_say_what_they_are_of(videos: Path, tmp_path: Path) -> None:
 
 
 def test_a_recipe_may_name_another_backbone(videos: Path, tmp_path: Path) -> None:
-    made = objective(videos, tmp_path, form="resnet18-light", backbone="test_resnet")
+    made = objective(videos, tmp_path, architecture="resnet18-light", backbone="test_resnet")
     assert made.network.backbone.name == "test_resnet" == made.about_network()["form"]["backbone"]
     with pytest.raises(ModelError, match="no_such"):
         objective(videos, tmp_path, backbone="no_such")
@@ -377,14 +365,14 @@ def test_videos_of_one_frame_are_named(videos: Path, tmp_path: Path) -> None:
 
 
 def test_correspondence_alone_draws_affinities(videos: Path, tmp_path: Path) -> None:
-    train(recipe({"masks": 0.0}), videos, tmp_path / "run", device="cpu")
+    train(recipe({"terms": ["long-term"]}), videos, tmp_path / "run", device="cpu")
     assert [path.name for path in (tmp_path / "run" / "pictures").iterdir()] == ["affinities-0001.png"]
 
 
 def test_flips_alone_train_the_backbone_alone(videos: Path, tmp_path: Path) -> None:
     rates = dict.fromkeys(("key", "to_cells", "to_fine", "norms", "mask_encoder", "decoder"), 0.0)
     config = recipe(
-        OFF | {"flips": 1.0, "norms": "frozen"},
+        {"terms": ["flips"], "norms": "frozen"},
         epochs=3,
         data=ClipConfig(length=1, size=(48, 48), side=64, clips=6),
         optimiser=OptimiserConfig(rate=2e-3, rates=rates),
@@ -399,17 +387,22 @@ def test_flips_alone_train_the_backbone_alone(videos: Path, tmp_path: Path) -> N
     assert all("flips" in line for line in logged(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("long_term", [0.0, 1e-30], ids=["encoded for masks", "encoded for correspondence"])
-@pytest.mark.parametrize("trains", [True, False])
-def test_masks_train_the_backbone_where_they_may(videos: Path, tmp_path: Path, trains: bool, long_term: float) -> None:
-    settings = {"long_term": long_term, "cross_view": 0.0, "pasted": 0.0, "masks_train_backbone": trains}
-    made = objective(videos, tmp_path, **settings)
+@pytest.mark.parametrize("terms", [("masks",), ("flips", "masks")])
+@pytest.mark.parametrize("encoded", ["for masks", "for correspondence"])
+def test_masks_train_the_backbone_unless_flips_do(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, terms: tuple[str, ...], encoded: str
+) -> None:
+    if encoded == "for correspondence":
+        terms = ("long-term", *terms)
+    made = objective(videos, tmp_path, terms=terms, pasted=0.0)
+    monkeypatch.setattr(made, "_correspondence", lambda batch, images, maps, parts: images.new_zeros(()))
     made.start_epoch(0, print)
+    made.teacher = None  # the masks alone
     batch = batch_of(made)
     loss, _ = made.loss(batch, 0)
     loss.backward()  # type: ignore[no-untyped-call]
     slopes = [one.grad.abs().max() for one in made.network.backbone.parameters() if one.grad is not None]
-    assert (bool(slopes) and float(max(slopes)) > 1e-6) == trains
+    assert (bool(slopes) and float(max(slopes)) > 1e-6) == ("flips" not in terms)
     assert any(one.grad is not None and one.grad.any() for one in made.network.decoder.parameters())
 
 
@@ -419,7 +412,7 @@ def test_masks_train_the_backbone_where_they_may(videos: Path, tmp_path: Path, t
 @pytest.mark.parametrize("name", ["mask_vos", "mask_vos_resnet18", "mask_vos_paper"])
 def test_the_recipes_are_valid(name: str) -> None:
     config = read_config(RECIPES / f"{name}.toml")
-    settings = MaskVOSTraining(**config.settings)
+    settings = parse(MaskVOSTraining, config.settings, name)
     settings.check(config.data, config.batch_size)
     assert config.objective == "mask-vos"
 
@@ -427,15 +420,21 @@ def test_the_recipes_are_valid(name: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "changes", "message"),
     [
-        ({"form": "smal"}, {}, "unknown form 'smal'"),
+        ({"architecture": "smal"}, {}, "unknown architecture 'smal'"),
         ({"pasted": 1.5}, {}, "pasted 1.5: expected a share"),
-        ({"flips": -1.0}, {}, "weights of losses must be 0 or more"),
-        ({"long_term": 0.0, "masks_from": 3}, {}, "nothing would be trained at first"),
+        ({"dice_weight": -1.0}, {}, "edge_weight and dice_weight must be 0 or more"),
+        ({"terms": ["masks"], "masks_from": 3}, {}, "nothing would be trained at first"),
+        ({"terms": ["colour"]}, {}, 'expected "long-term" or "short-term" or "flips" or "masks"'),
+        ({"spoil": 0.3}, {}, "unknown key 'spoil'; known are architecture, backbone"),
         ({"clusters": "kmeans"}, {}, 'expected "k-means" or "transport"'),
         ({}, {"data": ClipConfig(views=1)}, "need clips of data.views = 2"),
         ({"mask_clips": 2}, {}, "batch_size 3 is no whole multiple of mask_clips, 2"),
         ({}, {"data": ClipConfig(views=2, length=1)}, "data.length = 2 or more"),
-        ({"masks": 0.0}, {"optimiser": OptimiserConfig(rates={"backbone": 0.0, "key": 0.0})}, "no loss depends on"),
+        (
+            {"terms": ["long-term"]},
+            {"optimiser": OptimiserConfig(rates={"backbone": 0.0, "key": 0.0})},
+            "no loss depends on",
+        ),
     ],
     ids=str,
 )

@@ -89,12 +89,12 @@ def test_two_processes_have_the_losses_of_one_with_twice_the_batch(tmp_path: Pat
 
 
 MASK_VOS = """
-form = "small", start = "scratch", long_term = 1, short_term = 1, reconstruction = 1, masks = 1, overlap = 0.5,
-edges = 4, pasted = 0.7, spoil = 0.5, there_and_back = 0.3, count = 3, mask_clips = """
+architecture = "small", start = "scratch", terms = ["long-term", "short-term", "masks"], dice_weight = 0.5,
+edge_weight = 4, pasted = 0.7, perturb = 0.5, cycle = 0.3, mask_clips = """
 
 
 def test_so_they_have_with_all_terms_of_mask_vos(tmp_path: Path) -> None:
-    """Anchors of the long-term term are those of both; what is pasted, spoilt or taken there and back is each clip's
+    """Anchors of the long-term term are those of both; what is pasted, perturbed or taken round a cycle is each clip's
     own or common to all. By short steps: rounding tips a ReLU here and there, and Adam's long steps would carry that
     on."""
     data = write_videos(tmp_path / "data", 9, 5, 7)

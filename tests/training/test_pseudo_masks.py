@@ -8,15 +8,15 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from matchcut.errors import ShapeError
-from matchcut.training.pictures import QUERIES, draw_affinities, draw_sheet
-from matchcut.training.pseudo_masks import (
-    ObjectRule,
-    candidates,
-    choose_objects,
-    k_means,
-    snap_to_edges,
-    transport_clusters,
-)
+from matchcut.training.objectives.mask_vos import pseudo_masks
+from matchcut.training.objectives.mask_vos.clustering import Clusters, k_means, transport_clusters
+from matchcut.training.objectives.mask_vos.pictures import QUERIES, draw_affinities, draw_predictions, draw_sheet
+from matchcut.training.objectives.mask_vos.pseudo_masks import choose_objects, objectness, snap_to_edges
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -32,6 +32,16 @@ def blobs(shares: tuple[float, ...], noise: float = 0.05, frames: int = 9) -> tu
     return F.normalize(keys.permute(0, 3, 1, 2), dim=1), kinds
 
 
+def points_of(keys: Tensor) -> Tensor:
+    """(N, C) of keys (T, C, h, w)."""
+    return keys.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def assigned(clusters: Clusters, keys: Tensor) -> Tensor:
+    """The cluster of each cell."""
+    return clusters.assign(keys, (keys.shape[2], keys.shape[3]))
+
+
 def as_partition(labels: Tensor) -> Tensor:
     """Which cells share a cluster, whatever its number."""
     flat = labels.flatten()[::7]
@@ -44,13 +54,13 @@ def as_partition(labels: Tensor) -> Tensor:
 @pytest.mark.parametrize("shares", [(0.25,) * 4, (0.1, 0.2, 0.3, 0.4)])
 def test_k_means_finds_kinds_and_every_frame_is_assigned(shares):
     keys, kinds = blobs(shares)
-    found = k_means(keys, 4, generator=seeded()).assign(keys)
+    found = assigned(k_means(points_of(keys), 4), keys)
     assert found.shape == kinds.shape and torch.equal(as_partition(found), as_partition(kinds))
 
 
 def test_k_means_is_as_good_as_scipys():
     keys = F.normalize(torch.randn(9, 16, 10, 20, generator=seeded()), dim=1)
-    points = keys[::8].permute(0, 2, 3, 1).flatten(0, 2)
+    points = points_of(keys[::8])
 
     def inertia(centres: Tensor) -> float:
         return float(torch.cdist(points, centres).amin(1).square().sum())
@@ -58,62 +68,55 @@ def test_k_means_is_as_good_as_scipys():
     theirs = min(
         inertia(torch.from_numpy(kmeans2(points.numpy(), 7, iter=30, minit="++", seed=seed)[0])) for seed in range(3)
     )
-    assert inertia(k_means(keys, 7, generator=seeded()).centres) < 1.02 * theirs
+    assert inertia(k_means(points, 7).centres) < 1.02 * theirs
 
 
 @pytest.mark.parametrize("method", [k_means, transport_clusters])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_the_same_seed_gives_the_same_clusters(method, autocast):
     keys = F.normalize(torch.randn(9, 8, 6, 7, generator=seeded()), dim=1)
-    first = method(keys, 3, generator=seeded(5))
+    points = points_of(keys)
+    torch.manual_seed(5)
+    first = method(points, 3)
+    torch.manual_seed(5)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        again = method(keys, 3, generator=seeded(5))
+        again = method(points, 3)
         assert torch.equal(first.assign(keys, (12, 14)), again.assign(keys, (12, 14)))
-    assert torch.equal(first.assign(keys, (12, 14)), again.assign(keys, (12, 14)))
     assert torch.equal(first.centres, again.centres) and torch.equal(first.biases, again.biases)
-    with pytest.raises(ShapeError, match="count: expected 1 to 84"):
-        method(keys, 85)
-    with pytest.raises(ShapeError, match=r"expected \(T, C, h, w\)"):
-        method(keys[0], 3)
+    with pytest.raises(ShapeError, match="count: expected 1 to 378"):
+        method(points, 379)
 
 
 def test_equal_keys_are_clustered_too():
-    keys = torch.ones(9, 4, 3, 3) / 2
     for method in (k_means, transport_clusters):
-        found = method(keys, 3, generator=seeded())
+        found = method(torch.ones(18, 4) / 2, 3)
         assert torch.isfinite(found.centres).all() and torch.isfinite(found.biases).all()
 
 
 def test_transport_finds_kinds_of_equal_size():
     keys, kinds = blobs((0.25,) * 4)
-    found = transport_clusters(keys, 4, generator=seeded()).assign(keys)
+    found = assigned(transport_clusters(points_of(keys), 4), keys)
     assert torch.equal(as_partition(found), as_partition(kinds))
 
 
 def test_transport_gives_each_cluster_its_share_and_k_means_does_not():
     keys = F.normalize(torch.randn(9, 16, 10, 20, generator=seeded()) + 4 * torch.eye(16)[0].view(16, 1, 1), dim=1)
     keys[:, :, :3] = F.normalize(torch.randn(9, 16, 3, 20, generator=seeded(1)), dim=1)
-    own, even, half = (
-        clusters.assign(keys[::8]).flatten().bincount(minlength=5) / 400
-        for clusters in (
-            k_means(keys, 5, generator=seeded(), starts=1),
-            transport_clusters(keys, 5, epsilon=0.01, generator=seeded()),
-            transport_clusters(keys, 5, epsilon=0.01, balance=0.5, generator=seeded()),
-        )
+    points = points_of(keys[::8])
+    own, even = (
+        float((assigned(clusters, keys[::8]).flatten().bincount(minlength=5) / 400 - 0.2).abs().max())
+        for clusters in (k_means(points, 5, starts=1), transport_clusters(points, 5, epsilon=0.01))
     )
-    even, half, own = (float((one - 0.2).abs().max()) for one in (even, half, own))
-    assert even < 0.1 and even < half < own
-    with pytest.raises(ValueError, match="balance"):
-        transport_clusters(keys, 5, balance=2.0)
+    assert even < 0.1 and even < own
 
 
 def test_edges_run_smoothly_where_pixels_are_assigned():
     distance = (torch.arange(16)[:, None] - 7.5) ** 2 + (torch.arange(16) - 7.5) ** 2
     soft = torch.sigmoid(5 - distance.sqrt())
     keys = F.normalize(torch.stack([soft, 1 - soft])[None].repeat(9, 1, 1, 1), dim=1)
-    clusters = k_means(keys, 2, generator=seeded())
+    clusters = k_means(points_of(keys), 2)
     fine = clusters.assign(keys[:1], (128, 128))[0]
-    large = F.interpolate(clusters.assign(keys[:1])[None].float(), scale_factor=8)[0, 0]
+    large = F.interpolate(assigned(clusters, keys[:1])[None].float(), scale_factor=8)[0, 0]
     y, x = torch.meshgrid(torch.arange(128), torch.arange(128), indexing="ij")
 
     def wrong(labels: Tensor) -> float:
@@ -141,22 +144,24 @@ def clip() -> np.ndarray:
     return clusters
 
 
-def test_the_moving_disc_is_the_object():
+def test_the_moving_disc_is_the_object(monkeypatch):
+    monkeypatch.setattr(pseudo_masks, "OBJECTS", 1)
     clusters = clip()
-    objects = choose_objects(clusters, 5, ObjectRule(objects=1))
+    objects = choose_objects(clusters, 5)
     assert np.array_equal(objects, (clusters == 1).astype(np.uint8))
-    found = candidates(clusters, 5)
-    scores = [one.score(ObjectRule()) for one in found]
+    found = [objectness(clusters, number) for number in range(5)]
+    scores = [one.score for one in found]
     assert scores[1] == max(scores) > 0.7
     assert scores[2] == scores[0] == 0  # along the border
     assert found[3].compact < 0.3 and found[1].compact > 0.9
     assert found[1].solid > 0.9 and found[1].stable > 0.9
+    assert np.array_equal(choose_objects(clusters[:1], 5) > 0, clusters[:1] == 1)  # a single frame
 
 
-def test_a_clip_may_have_no_object_and_no_cluster_may_be_empty():
+def test_a_clip_may_have_no_object_and_no_cluster_may_be_empty(monkeypatch):
     assert not choose_objects(np.zeros((3, 8, 8), np.uint8), 7).any()
-    assert not choose_objects(clip(), 5, ObjectRule(least=0.5, most=0.9)).any()
-    assert choose_objects(clip()[:1], 5, ObjectRule(objects=1)).any()  # a single frame
+    monkeypatch.setattr(pseudo_masks, "AREA", (0.5, 0.9))
+    assert not choose_objects(clip(), 5).any()
 
 
 def test_of_a_cluster_in_pieces_the_largest_is_taken():
@@ -202,8 +207,17 @@ def test_the_sheet_shows_frames_clusters_and_masks():
     changed = (sheet[160:, :120] != frames[0]).any(2)
     assert not changed[~masked].any() and changed[masked].mean() > 0.9
     assert (sheet[80:160, :120] != frames[0]).any(2).mean() > 0.9
-    with pytest.raises(ShapeError, match="as many label maps as frames, got 6, 5 and 6"):
-        draw_sheet(frames, clusters[:5], clusters)
+
+
+def test_predictions_stand_beside_what_is_given_and_true():
+    frames = np.full((2, 3, 16, 24, 3), 90, np.uint8)
+    labels = np.zeros((2, 3, 16, 24), np.uint8)
+    labels[:, :, 4:12, 4:12] = 1
+    nothing = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(2, 2, 4, 6)
+    drawn = draw_predictions(frames, labels, [nothing])
+    assert drawn.shape == (32, 72, 3) and drawn.dtype == np.uint8
+    assert np.array_equal(drawn[:, :24], drawn[:, 24:48]) and (drawn[4:12, 4:12] != 90).any()
+    assert (drawn[:, 48:] == 90).all()
 
 
 def test_affinities_are_brightest_where_the_cell_came_from() -> None:

@@ -23,7 +23,6 @@ start = "scratch"
 masks_from = 2
 mask_clips = 0
 pasted = 0.0
-count = 3
 """
 
 

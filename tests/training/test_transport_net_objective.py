@@ -14,7 +14,7 @@ from matchcut.masks import write_mask
 from matchcut.models.transport_net import FORMS, TransportNetForm
 from matchcut.training.config import OptimiserConfig, TrainConfig, read_config
 from matchcut.training.loop import train
-from matchcut.training.transport_net import TransportNetObjective, sobel_edges
+from matchcut.training.objectives.transport_net import TransportNetObjective, sobel_edges
 from matchcut.video.writer import write_png
 from matchcut.weights.store import load_model, trained_transport_net
 
@@ -61,7 +61,7 @@ def recipe(epochs=1, **settings):
         log_every=1,
         data=ClipConfig(length=1, size=(128, 160), side=128, scale=(0.8, 1.0), clips=6),
         optimiser=OptimiserConfig(rate=2e-3, clip=1.0),
-        settings={"form": "tiny", "start": "scratch", "norms": "trained"} | settings,
+        settings={"architecture": "tiny", "start": "scratch", "norms": "trained"} | settings,
     )
 
 
@@ -104,14 +104,14 @@ def test_the_loss_is_that_of_mask_and_edge(root, tmp_path):
 
 
 def test_without_edges_there_is_no_head(root, tmp_path):
-    made = objective(root, tmp_path, edge=0.0, overlap=1.0)
+    made = objective(root, tmp_path, edge=0.0, dice_weight=1.0)
     assert made.network.edge is None
-    assert set(made.loss(batch_of(made), 0)[1]) == {"mask", "overlap", "iou"}
+    assert set(made.loss(batch_of(made), 0)[1]) == {"mask", "dice", "iou"}
 
 
 def test_it_learns_to_find_what_moves(root, tmp_path):
     """The disc that stands looks like the one that walks: only motion tells them apart."""
-    written = train(recipe(20, overlap=0.5, matching="long-short", residual=True), root, tmp_path / "run")
+    written = train(recipe(20, dice_weight=0.5, matching="long-short", residual=True), root, tmp_path / "run")
     network = trained_transport_net(written)
     assert network.form == replace(FORMS["tiny"], residual=True)
     made = objective(root, tmp_path)
@@ -132,7 +132,7 @@ def test_losses_and_slopes_in_bfloat16_are_those_in_float32(root, tmp_path, matc
     found = []
     for autocast in (False, True):
         torch.manual_seed(0)
-        made = objective(root, tmp_path, matching=matching, edge=0.5, overlap=0.5)
+        made = objective(root, tmp_path, matching=matching, edge=0.5, dice_weight=0.5)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             total, parts = made.loss(batch_of(made), 0)
         total.backward()
@@ -168,8 +168,8 @@ def test_weights_of_another_model_are_refused(root, tmp_path):
     "settings, message",
     [
         ({"matching": "sideways"}, "matching = 'sideways'"),
-        ({"form": "huge"}, "unknown form 'huge'"),
-        ({"edge": -1.0}, "edge and overlap must be 0 or more"),
+        ({"architecture": "huge"}, "unknown architecture 'huge'"),
+        ({"edge": -1.0}, "edge and dice_weight must be 0 or more"),
         ({"pasted": 2.0}, "shares from 0 to 1"),
         ({"stil": 0.1}, "did you mean still"),
     ],

@@ -19,7 +19,7 @@ from matchcut.models.label_propagation import GRID, PRESETS, SETTINGS, STAGES, S
 from matchcut.models.mask_vos import MaskVOS
 from matchcut.models.mask_vos.form import FORMS, MaskVOSForm, MaskVOSSettings
 from matchcut.models.raft import Raft
-from matchcut.training.flips import mean_over_flips
+from matchcut.training.objectives.mask_vos.flip_distillation import mean_over_flips
 from matchcut.video.reader import Video
 from matchcut.weights import store
 from matchcut.weights.records import WEIGHTS

@@ -44,6 +44,7 @@ def reproduce(
     epochs: Annotated[int | None, typer.Option(help="Of each training.", min=1)] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only this row; may be repeated.")] = None,
     precision: Annotated[str | None, typer.Option(help="Of the networks: float32, bfloat16 or auto.")] = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Make a table, a figure or a proof of one of the papers."""
     starting()
@@ -51,7 +52,7 @@ def reproduce(
 
     asked = {"root": root, "data": data, "weights": weights, "epochs": epochs, "only": only, "precision": precision}
     given: Any = {name: value for name, value in asked.items() if value not in (None, [])}
-    for path in make(paper, what, out, seed=seed, say=tell, **given):
+    for path in make(paper, what, out, seed=seed, overwrite=overwrite, say=tell, **given):
         say(f"written   {path}")
 
 

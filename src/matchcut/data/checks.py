@@ -29,23 +29,22 @@ def check_dataset(
     return found
 
 
-def check(sequences: list[Sequence], *, decode: bool = True) -> list[str]:
+def check(sequences: list[Sequence]) -> list[str]:
     """Everything that is wrong with these sequences, a line each that names the file and what to do; empty if nothing.
 
     Frames and truths that are missing or have no counterpart, sizes that differ, files that cannot be read, ids that
-    may not be there, sequences without a frame or an object. Of images only the headers are read; masks are decoded,
-    unless `decode` is False: then their headers are read too, and their ids not looked at.
+    may not be there, sequences without a frame or an object. Of images only the headers are read; masks are decoded.
     """
     if not sequences:
         return ["no sequence to read; check the root and the split"]
     names = [sequence.name for sequence in sequences]
     twice = [f"{name}: listed twice; remove one" for name in sorted({n for n in names if names.count(n) > 1})]
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
-        found = pool.map(lambda sequence: list(_problems(sequence, decode)), sequences)
+        found = pool.map(lambda sequence: list(_problems(sequence)), sequences)
         return twice + [line for lines in found for line in lines]
 
 
-def _problems(sequence: Sequence, decode: bool) -> Iterator[str]:
+def _problems(sequence: Sequence) -> Iterator[str]:
     yield from sequence.problems
     images, truths = sequence.images, sequence.truths
     if not images and not sequence.problems:
@@ -62,7 +61,7 @@ def _problems(sequence: Sequence, decode: bool) -> Iterator[str]:
     for name, files in truths.items():
         if images and name not in images:
             yield f"{files[0]}: there is no frame of this name; restore the image, or remove this file"
-    yield from _truth_problems(sequence, sizes, decode)
+    yield from _truth_problems(sequence, sizes)
 
 
 def _image_problems(images: dict[str, Path], sizes: dict[str, Size]) -> Iterator[str]:
@@ -85,23 +84,20 @@ def _image_problems(images: dict[str, Path], sizes: dict[str, Size]) -> Iterator
             yield f"{path}: is {_shown(by_path[path])}, but {first.name} is {_shown(by_path[first])}; replace it"
 
 
-def _truth_problems(sequence: Sequence, sizes: dict[str, Size], decode: bool) -> Iterator[str]:
-    whole = bool(sequence.truths) and decode
+def _truth_problems(sequence: Sequence, sizes: dict[str, Size]) -> Iterator[str]:
+    whole = bool(sequence.truths)
     known: set[int] = set()
     limit: tuple[int, Path] | None = None
     for name, files in sequence.truths.items():
         for number, path in enumerate(files, start=1):
             try:
-                labels = read_file(path, sequence.form, sequence.reader) if decode else None
-                size = _header_size(path) if labels is None else (labels.shape[0], labels.shape[1])
+                labels = read_file(path, sequence.form, sequence.reader)
             except MatchcutError as error:
                 whole = False
                 yield str(error)
                 continue
-            if name in sizes and size != sizes[name]:
-                yield f"{path}: is {_shown(size)}, but its frame is {_shown(sizes[name])}; replace one of them"
-            if labels is None:
-                continue
+            if name in sizes and labels.shape != sizes[name]:
+                yield f"{path}: is {_shown(labels.shape)}, but its frame is {_shown(sizes[name])}; replace one of them"
             ids = _ids(labels, number if sequence.form == "grey" else None)
             known.update(ids)
             if sequence.objects:
@@ -139,19 +135,13 @@ def _frame_size(path: Path) -> Size:
         return video.size
 
 
-def _header_size(path: Path) -> Size:
-    if not path.exists():
-        raise DatasetError(f"{path}: missing; restore it")
-    return image_size(path)
-
-
 def _ids(labels: LabelMap, number: int | None) -> set[int]:
     """The ids in a file; of a file that holds one object, the object's own number."""
     ids = set(object_ids(labels))
     return ids if number is None or not ids else {number}
 
 
-def _shown(size: Size) -> str:
+def _shown(size: tuple[int, ...]) -> str:
     return f"{size[1]}x{size[0]}"
 
 

@@ -69,22 +69,18 @@ class ClipConfig:
             raise ValueError("flip and jitter must be 0 to 1, shake 0 to below 1, rotation 0 to 180")
 
 
-class Clips:
-    """Clips of some videos: `len` of them an epoch, each drawn by (epoch, index).
+class VideoSamples:
+    """What samples of videos have in common, whatever is drawn: `len` of them an epoch, each drawn by (epoch, index).
 
     Videos are taken in an order that is drawn anew each epoch, all once before one comes again, whatever their lengths;
-    an index may exceed the length of the epoch, which goes on in this manner. Where a frame cannot be read, the nearest
-    readable one of the video stands in; where none can, the next video.
+    an index may exceed the length of the epoch, which goes on in this manner.
     """
 
-    def __init__(
-        self, videos: Sequence[Footage], config: ClipConfig, *, seed: int, cache: Path, others: int = 0
-    ) -> None:
-        self.videos = videos
-        self.config = config
-        self.seed = seed
-        self.others = others
-        """Frames of other videos that come with each clip, to cut pieces out of."""
+    order_stream = _ORDER
+    """What tells the random numbers of the order from others."""
+
+    def __init__(self, videos: Sequence[Footage], config: ClipConfig, *, seed: int, cache: Path) -> None:
+        self.videos, self.config, self.seed = videos, config, seed
         self._reader = FrameReader(videos, config.side, cache, keep_images=config.cache)
         self._order: tuple[tuple[int, int], NDArray[np.int64]] | None = None
 
@@ -96,6 +92,30 @@ class Clips:
         names = "\n".join(f"{one.name} {one.total}" for one in self.videos)
         total = sum(one.total for one in self.videos)
         return f"{len(self.videos)} videos, {total} frames, list {crc32(names.encode()):08x}"
+
+    def unreadable(self, batch: Mapping[str, Any]) -> list[str]:
+        """The names of the frames that drawing a batch met and could not read."""
+        pairs = np.asarray(batch["unreadable"]).reshape(-1, 2).tolist()
+        return [self.videos[video].frame_name(frame) for video, frame in pairs if video >= 0]
+
+    def _video(self, epoch: int, index: int) -> int:
+        turn, place = divmod(index, len(self.videos))
+        if self._order is None or self._order[0] != (epoch, turn):
+            order = np.random.default_rng((self.seed, epoch, turn, self.order_stream)).permutation(len(self.videos))
+            self._order = ((epoch, turn), order)
+        return int(self._order[1][place])
+
+
+class Clips(VideoSamples):
+    """Clips of some videos. Where a frame cannot be read, the nearest readable one of the video stands in; where none
+    can, the next video."""
+
+    def __init__(
+        self, videos: Sequence[Footage], config: ClipConfig, *, seed: int, cache: Path, others: int = 0
+    ) -> None:
+        super().__init__(videos, config, seed=seed, cache=cache)
+        self.others = others
+        """Frames of other videos that come with each clip, to cut pieces out of."""
 
     def draw(self, epoch: int, index: int) -> dict[str, NDArray[Any]]:
         """Clip `index` of an epoch. V views, T frames:
@@ -142,18 +162,6 @@ class Clips:
             "seed": np.array(seed),
             **more,
         }
-
-    def unreadable(self, batch: Mapping[str, Any]) -> list[str]:
-        """The names of the frames that drawing a batch met and could not read."""
-        pairs = np.asarray(batch["unreadable"]).reshape(-1, 2).tolist()
-        return [self.videos[video].frame_name(frame) for video, frame in pairs if video >= 0]
-
-    def _video(self, epoch: int, index: int) -> int:
-        turn, place = divmod(index, len(self.videos))
-        if self._order is None or self._order[0] != (epoch, turn):
-            order = np.random.default_rng((self.seed, epoch, turn, _ORDER)).permutation(len(self.videos))
-            self._order = ((epoch, turn), order)
-        return int(self._order[1][place])
 
     def _of_another(
         self, random: np.random.Generator, video: int, failed: list[tuple[int, int]], instead: Sequence[Frame]
@@ -225,8 +233,9 @@ def draw_maps(
     return maps
 
 
-def warp(frame: Frame, to_frame: NDArray[Any], size: tuple[int, int], *, nearest: bool = False) -> Frame:
-    """The crop of (H, W) that a map (2, 3) from its points to the frame (see `Clips.draw`) shows.
+def warp(frame: NDArray[Any], to_frame: NDArray[Any], size: tuple[int, int], *, nearest: bool = False) -> NDArray[Any]:
+    """The crop of (H, W) that a map (2, 3) from its points to the frame (see `Clips.draw`) shows of a frame, a label map
+    or a field of vectors.
 
     Bilinear and mirrored at the frame's border; or, for label maps, the nearest pixel, and 0 outside the frame.
     """
@@ -235,7 +244,7 @@ def warp(frame: Frame, to_frame: NDArray[Any], size: tuple[int, int], *, nearest
     how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
     border = cv2.BORDER_CONSTANT if nearest else cv2.BORDER_REFLECT
     crop = cv2.warpAffine(frame, matrix, size[::-1], flags=how | cv2.WARP_INVERSE_MAP, borderMode=border)
-    return crop.astype(np.uint8, copy=False)
+    return crop.astype(frame.dtype, copy=False)
 
 
 def jitter(random: np.random.Generator, frames: Frame, strength: float) -> Frame:

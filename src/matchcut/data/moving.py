@@ -3,27 +3,23 @@
 As for clips, what is drawn is a function of (seed, epoch, index) alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from matchcut.data.clips import ClipConfig, draw_maps, jitter, warp
-from matchcut.data.footage import Footage, FrameReader
-from matchcut.data.pasting import Motion, adapt_colours, moving_piece, paste, soften
+from matchcut.data.clips import ClipConfig, VideoSamples, draw_maps, jitter, warp
+from matchcut.data.footage import Footage, Frame
+from matchcut.data.pasting import Mask, Motion, adapt_colours, moving_piece, paste, soften
 from matchcut.data.readers import read_dataset
-from matchcut.data.sequence import Sequence as Sequenced
+from matchcut.data.sequence import Sequence as MaskedSequence
 from matchcut.data.sequence import read_truth
 from matchcut.errors import DatasetError
 from matchcut.video.flow import Flow, camera_flow, dis_flow, draw_flow
-
-Frame = NDArray[np.uint8]
-Mask = NDArray[np.bool_]
 
 _ORDER, _SAMPLE = 11, 12  # what random numbers are for
 
@@ -44,7 +40,7 @@ class MovingConfig:
             raise ValueError(f"still {self.still} and pasted {self.pasted}: expected shares from 0 to 1")
 
 
-def find_sequences(*roots: Path) -> list[Sequenced]:
+def find_sequences(*roots: Path) -> list[MaskedSequence]:
     """All sequences with masks below some folders in the layout of DAVIS-2016 (its train split, where there are lists):
     JPEGImages and Annotations, with or without a level 480p; above 0 is the object.
 
@@ -63,32 +59,26 @@ def find_sequences(*roots: Path) -> list[Sequenced]:
     return found
 
 
-class MovingFrames:
-    """Single frames, the flow to the next one and the mask: `len` of them an epoch, each drawn by (epoch, index).
+class MovingFrames(VideoSamples):
+    """Single frames, the flow to the next one and the mask: of each sequence, any frame that has a mask."""
 
-    Sequences are taken in an order drawn anew, all once before one comes again; of each, any frame that has a mask.
-    """
+    order_stream = _ORDER
 
     def __init__(
-        self, sequences: Sequence[Sequenced], config: ClipConfig, moving: MovingConfig, *, seed: int, cache: Path
+        self, sequences: Sequence[MaskedSequence], config: ClipConfig, moving: MovingConfig, *, seed: int, cache: Path
     ) -> None:
-        self.sequences, self.config, self.moving, self.seed = list(sequences), config, moving, seed
-        self.videos = [Footage(one.name, tuple(one.images.values()), len(one.images)) for one in sequences]
+        videos = [Footage(one.name, tuple(one.images.values()), len(one.images)) for one in sequences]
+        super().__init__(videos, config, seed=seed, cache=cache)
+        self.sequences, self.moving = list(sequences), moving
         self._names = [list(one.images) for one in sequences]
         self._masked = [
             [at for at, name in enumerate(names) if name in one.truths]
             for names, one in zip(self._names, sequences, strict=True)
         ]
-        self._reader = FrameReader(self.videos, config.side, cache, keep_images=config.cache)
-
-    def __len__(self) -> int:
-        return self.config.clips or len(self.videos)
 
     def describe(self) -> str:
         """One line that differs where the data do."""
-        lines = "\n".join(f"{one.name} {one.total}" for one in self.videos)
-        masks = sum(map(len, self._masked))
-        return f"{len(self.videos)} sequences, {masks} masks, list {crc32(lines.encode()):08x}"
+        return f"{super().describe()}, {sum(map(len, self._masked))} masks"
 
     def draw(self, epoch: int, index: int) -> dict[str, NDArray[Any]]:
         """Sample `index` of an epoch:
@@ -121,16 +111,6 @@ class MovingFrames:
             "unreadable": failed,
         }
 
-    def unreadable(self, batch: Mapping[str, Any]) -> list[str]:
-        """The names of frames that drawing a batch met and could not read."""
-        pairs = np.asarray(batch["unreadable"]).reshape(-1, 2).tolist()
-        return [self.videos[video].frame_name(frame) for video, frame in pairs if video >= 0]
-
-    def _video(self, epoch: int, index: int) -> int:
-        turn, place = divmod(index, len(self.videos))
-        order = np.random.default_rng((self.seed, epoch, turn, _ORDER)).permutation(len(self.videos))
-        return int(order[place])
-
     def _pair(self, rng: np.random.Generator, video: int, failed: NDArray[Any]) -> tuple[tuple[Frame, Frame], Mask]:
         """A frame with its mask, and the frame that its flow leads to: a later one, or an earlier one at the end."""
         for offset in range(len(self.videos)):
@@ -158,7 +138,7 @@ class MovingFrames:
         size = other.shape[:2]
         moved = _shifted(rng, other)
         path = Motion(size=(0.15, 0.6), shift=0.06, turn=3.0, growth=0.03, bend=0.02)
-        layer = moving_piece(rng, frame[None], mask[None], 2, (size[0], size[1]), path)
+        layer = moving_piece(rng, frame, mask, 2, (size[0], size[1]), path)
         background = np.stack([other, moved])
         layer = soften(adapt_colours(layer, background, rng.uniform(0, 0.7)), rng.uniform(0, 1.2))
         mixed, labels = paste(background, [layer])
@@ -169,12 +149,8 @@ class MovingFrames:
         flow = dis_flow(*pair)
         if self.moving.camera:
             flow = flow - camera_flow(flow)
-        height, width = flow.shape[:2]
-        matrix = maps * [[width], [height]]
-        linear = np.linalg.inv(matrix[:, :2])
-        matrix[:, 2] += matrix[:, :2].sum(1) / 2 - 0.5  # as in `warp`
-        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        crop = cv2.warpAffine(flow, matrix, self.config.size[::-1], flags=how, borderMode=cv2.BORDER_REFLECT)
+        linear = np.linalg.inv(maps[:, :2] * [[flow.shape[1]], [flow.shape[0]]])
+        crop = warp(flow, maps, self.config.size)
         return np.asarray(crop @ linear.T, np.float32)
 
 

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from matchcut.errors import ShapeError
+from matchcut.data.footage import Frame
+from matchcut.masks import LabelMap
 
-Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 Alpha = NDArray[np.float32]
 
@@ -44,17 +44,20 @@ class Motion:
     """Chance that the piece is mirrored."""
 
 
+MOTION = Motion()
+
+
 @dataclass(frozen=True)
 class Layer:
     """A piece as it lies over each frame of a clip."""
 
-    frames: Frames
+    frames: Frame
     """(T, H, W, 3)."""
     alpha: Alpha
     """(T, H, W) in [0, 1], 0 where there is nothing of it."""
 
 
-def paste(background: Frames, layers: Sequence[Layer], numbers: Sequence[int] | None = None) -> tuple[Frames, Frames]:
+def paste(background: Frame, layers: Sequence[Layer], numbers: Sequence[int] | None = None) -> tuple[Frame, LabelMap]:
     """Lay pieces over a clip, each over those before it.
 
     Args:
@@ -65,16 +68,8 @@ def paste(background: Frames, layers: Sequence[Layer], numbers: Sequence[int] | 
 
     Returns:
         The clip (T, H, W, 3), and its label maps uint8 (T, H, W): a pixel is the piece's that gives it most.
-
-    Raises:
-        ShapeError: a layer of another size, or not a number for each.
     """
     numbers = list(range(1, len(layers) + 1)) if numbers is None else numbers
-    if len(numbers) != len(layers) or any(one.frames.shape != background.shape for one in layers):
-        raise ShapeError(
-            f"expected layers of {background.shape} and a number for each, got "
-            f"{[one.frames.shape for one in layers]} and {len(numbers)} numbers"
-        )
     mixed = background.copy()
     labels = np.zeros(background.shape[:3], np.uint8)
     for layer, number in zip(layers, numbers, strict=True):
@@ -87,31 +82,15 @@ def paste(background: Frames, layers: Sequence[Layer], numbers: Sequence[int] | 
 
 
 def moving_piece(
-    rng: np.random.Generator,
-    frames: Frames,
-    masks: Mask,
-    length: int,
-    size: tuple[int, int],
-    motion: Motion | None = None,
+    rng: np.random.Generator, frame: Frame, mask: Mask, length: int, size: tuple[int, int], motion: Motion = MOTION
 ) -> Layer:
-    """A piece cut out of a clip, on a path of its own over `length` frames of a size (H, W).
-
-    Args:
-        frames: (T, h, w, 3) it is cut out of, from the first on. Of a single frame the piece keeps its look, of
-            several also its own motion; where there are too few, time runs back and forth.
-        masks: (T, h, w), the piece in each. An empty first mask gives an empty layer.
-
-    Raises:
-        ShapeError: masks that do not lie on the frames.
-    """
-    if masks.shape != frames.shape[:3] or not len(frames):
-        raise ShapeError(f"masks: expected {frames.shape[:3]}, at least one, got {masks.shape}")
-    motion = motion or Motion()
+    """A piece cut out of a frame (h, w, 3) by its mask (h, w), on a path of its own over `length` frames of a size
+    (H, W). An empty mask gives an empty layer."""
     height, width = size
     layer = Layer(np.zeros((length, height, width, 3), np.uint8), np.zeros((length, height, width), np.float32))
-    if not masks[0].any():
+    rows, columns = mask.nonzero()
+    if not len(rows):
         return layer
-    rows, columns = masks[0].nonzero()
     middle = np.array([(columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2])
     extent = float(np.sqrt((np.ptp(columns) + 1) * (np.ptp(rows) + 1)))
     share = rng.uniform(*motion.size)
@@ -123,10 +102,11 @@ def moving_piece(
     mirror = -1.0 if rng.random() < motion.flip else 1.0
     wander = _wander(rng, length, size, motion.bend * share * float(np.sqrt(height * width)))
     grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
-    ys, xs = np.flatnonzero(masks.any((0, 2))), np.flatnonzero(masks.any((0, 1)))
-    corners = np.array([(x, y) for x in (xs[0] - 1, xs[-1] + 1) for y in (ys[0] - 1, ys[-1] + 1)])
+    corners = np.array(
+        [(x, y) for x in (columns.min() - 1, columns.max() + 1) for y in (rows.min() - 1, rows.max() + 1)]
+    )
+    alpha = mask.astype(np.float32)
     for index in range(length):
-        source = _back_and_forth(index, len(frames))
         # From a pixel of the result back to the source.
         cos, sin = np.cos(turn[index]) / scale[index], np.sin(turn[index]) / scale[index]
         back = np.array([[mirror * cos, mirror * sin], [-sin, cos]])
@@ -140,8 +120,8 @@ def moving_piece(
         at = (grid[box] + wander[index][box] - place[index].astype(np.float32)) @ back.T.astype(np.float32)
         at += middle.astype(np.float32)
         x, y = at[..., 0].copy(), at[..., 1].copy()
-        layer.frames[index][box] = cv2.remap(frames[source], x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        layer.alpha[index][box] = cv2.remap(masks[source].astype(np.float32), x, y, cv2.INTER_LINEAR)
+        layer.frames[index][box] = cv2.remap(frame, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        layer.alpha[index][box] = cv2.remap(alpha, x, y, cv2.INTER_LINEAR)
     return layer
 
 
@@ -157,7 +137,7 @@ def soften(layer: Layer, sigma: float) -> Layer:
     return Layer(layer.frames, np.stack([np.asarray(cv2.GaussianBlur(one, (0, 0), sigma)) for one in layer.alpha]))
 
 
-def adapt_colours(layer: Layer, background: Frames, share: float) -> Layer:
+def adapt_colours(layer: Layer, background: Frame, share: float) -> Layer:
     """A layer with the mean and spread of its colours brought towards those of the clip it is laid over, as the first
     frame in which it is seen shows them; the same change in all frames.
 
@@ -219,7 +199,7 @@ def with_limbs(rng: np.random.Generator, mask: Mask, most: int = 5) -> Mask:
     return drawn > 0
 
 
-def region(rng: np.random.Generator, frame: Frames, share: tuple[float, float] = (0.03, 0.25), cell: int = 16) -> Mask:
+def region(rng: np.random.Generator, frame: Frame, share: tuple[float, float] = (0.03, 0.25), cell: int = 16) -> Mask:
     """A union of neighbouring superpixels of a frame (H, W, 3) that look alike: bounded by edges of the picture, in one
     piece and without holes.
 
@@ -257,7 +237,7 @@ def region(rng: np.random.Generator, frame: Frames, share: tuple[float, float] =
     return filled > 0
 
 
-def superpixels(rng: np.random.Generator, frame: Frames, cell: int = 16) -> NDArray[np.int32]:
+def superpixels(rng: np.random.Generator, frame: Frame, cell: int = 16) -> NDArray[np.int32]:
     """Numbers 0, 1, ... of the superpixels of a frame, (H, W): basins of a watershed on the picture's gradient, from a
     jittered grid of seeds `cell` pixels apart."""
     height, width = frame.shape[:2]
@@ -299,11 +279,3 @@ def _wander(rng: np.random.Generator, length: int, size: tuple[int, int], most: 
     first, last = (cv2.resize(one, size[::-1], interpolation=cv2.INTER_CUBIC) for one in ends)
     at = np.linspace(0, 1, max(length, 1), dtype=np.float32)[:length, None, None, None]
     return np.asarray(first + at * (last - first), np.float32)
-
-
-def _back_and_forth(index: int, count: int) -> int:
-    """The frame for a step: 0, 1, ..., count - 1, count - 2, ..., 0, 1, ..."""
-    if count == 1:
-        return 0
-    index %= 2 * count - 2
-    return min(index, 2 * count - 2 - index)

@@ -9,10 +9,10 @@ from matchcut.errors import PromptError
 from matchcut.manifest import run_folder
 from matchcut.reproduce import dmm_net, mask_vos, transport_net, transport_net_scores
 from matchcut.reproduce.learning import learning
+from matchcut.reproduce.scoring import Say
 from matchcut.tracking.device import pick_device, pick_precision
 
 KIND = "what reproduce made"
-Say = Callable[[str], None]
 
 REPRODUCE: dict[str, dict[str, Callable[..., list[Path]]]] = {
     "dmm-net": {"figure-5": dmm_net.figure_5, "theorem-1": dmm_net.theorem_1},
@@ -27,17 +27,30 @@ REPRODUCE: dict[str, dict[str, Callable[..., list[Path]]]] = {
     "mask-vos": {"figure-s5": mask_vos.figure_s5, "table-s1": mask_vos.table_s1, "table-s2": mask_vos.table_s2},
     "matching": {"learning": learning},
 }
-"""What there is, by paper; each takes a folder, a seed and where to say how far it is, and returns what it wrote. Some
-take `root`, a benchmark, and `data`, folders of videos, as well, and more that has a default."""
+"""What there is, by paper. Each takes a folder and those of `reproduce`'s other arguments that it names, and returns
+what it wrote."""
 
 
-def reproduce(paper: str, what: str, out: Path, *, seed: int = 0, say: Say = print, **given: Any) -> list[Path]:
+def reproduce(
+    paper: str,
+    what: str,
+    out: Path,
+    *,
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say = print,
+    **given: Any,
+) -> list[Path]:
     """Make one table or figure of a paper in the folder `out`; the files written, pictures first.
 
-    What an earlier call wrote there is gone on with, or replaced; nothing else is.
-
     Args:
-        given: what this table or figure is made from: see the function of its name.
+        seed: of all random numbers.
+        overwrite: begin anew, and replace what an earlier call wrote there, and nothing else. Without it that is gone
+            on with.
+        say: is told how far it is.
+        given: what this table or figure is made from, of these: `root`, the benchmark that is scored on; `data`,
+            folders of videos that are trained on; `weights` of a training run, instead of the shipped ones; `epochs` of
+            each training; `only`, some of the rows; `precision` of training and scoring ("auto" is what is fast here).
 
     Raises:
         PromptError: no such paper, nothing of that name in it, or something it needs is not given, or not needed.
@@ -58,6 +71,8 @@ def reproduce(paper: str, what: str, out: Path, *, seed: int = 0, say: Say = pri
             raise PromptError(f"reproduce {paper} {what}: is made from what --{name} gives; see --help")
     if "precision" in given:
         pick_precision(given["precision"], pick_device("auto"))
+    common = {"seed": seed, "overwrite": overwrite, "say": say}
     read = [Path(one) for one in (given.get("root"), given.get("weights"), *given.get("data", ())) if one is not None]
-    with run_folder(out, KIND, [f"{what}.csv", f"{what}.png"], inputs=read, resume=True):
-        return make(out, seed=seed, say=say, **given)
+    how: Any = {"inputs": read, "overwrite": overwrite, "resume": not overwrite}
+    with run_folder(out, KIND, [f"{what}.csv", f"{what}.png"], **how):
+        return make(out, **given, **{name: value for name, value in common.items() if name in takes})

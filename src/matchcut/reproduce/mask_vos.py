@@ -2,7 +2,7 @@
 training brings and costs."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,20 @@ from PIL import Image
 
 from matchcut.benchmarks.drawing import GREY, new_figure, save
 from matchcut.benchmarks.results import Result
-from matchcut.benchmarks.run import Choice, run_benchmark
-from matchcut.benchmarks.score import score
+from matchcut.data import Sequence as Footage
 from matchcut.data import read_dataset, read_truth
 from matchcut.data.clips import ClipConfig
-from matchcut.data.sequence import Sequence as Footage
-from matchcut.errors import DatasetError, PromptError
+from matchcut.errors import DatasetError
 from matchcut.files import write_csv
 from matchcut.masks import read_mask
 from matchcut.models.mask_vos import MaskVOS
-from matchcut.tracking.device import pick_device, pick_precision
+from matchcut.reproduce.scoring import Say, Scorer, chosen_rows, folder_name, percent, training_precision
 from matchcut.training import training_loop
 from matchcut.training.config import OptimiserConfig, TrainConfig
-from matchcut.training.mask_vos import make_network
+from matchcut.training.objectives.mask_vos.objective import initial_network
 from matchcut.video.images import read_image
 from matchcut.video.overlay import draw_overlay
 from matchcut.weights.store import load_model
-
-Say = Callable[[str], None]
 
 NETWORK: dict[str, Any] = {"steps": ("finer",)}
 """Of inference: what matching and network give, with nothing after them."""
@@ -55,54 +51,44 @@ PAPER_S2 = {"L_Corr, as published": (5.1, 68.8), "L_Corr + L_Seg, as published":
 
 TERMS: dict[str, dict[str, Any]] = {
     "initial features": {},
-    "long term": {"long_term": 1.0, "cross_view": 0.1},
-    "short term": {"short_term": 1.0},
-    "colour": {"reconstruction": 1.0},
-    "L_Corr: long and short term": {"long_term": 1.0, "cross_view": 0.1, "short_term": 1.0},
-    "L_Seg: k-means": {"masks": 1.0, "pasted": 0.0},
-    "L_Seg: transport": {"masks": 1.0, "pasted": 0.0, "clusters": "transport"},
-    "L_Seg: pasted pieces": {"masks": 1.0, "pasted": 1.0},
-    "L_Corr + L_Seg: k-means": {"long_term": 1.0, "short_term": 1.0, "masks": 1.0, "pasted": 0.0},
+    "long term": {"terms": ["long-term"]},
+    "short term": {"terms": ["short-term"]},
+    "L_Corr: long and short term": {"terms": ["long-term", "short-term"]},
+    "L_Seg: k-means": {"terms": ["masks"], "pasted": 0.0},
+    "L_Seg: transport": {"terms": ["masks"], "pasted": 0.0, "clusters": "transport"},
+    "L_Seg: pasted pieces": {"terms": ["masks"], "pasted": 1.0},
+    "L_Corr + L_Seg: k-means": {"terms": ["long-term", "short-term", "masks"], "pasted": 0.0},
 }
-"""Weights of the terms of each row of the table; all others are 0."""
-OFF: dict[str, Any] = {"long_term": 0.0, "cross_view": 0.0, "short_term": 0.0, "reconstruction": 0.0, "masks": 0.0}
+"""The settings of each row of Table S2."""
 
 
 def figure_s5(
     out: Path,
     *,
-    seed: int = 0,
-    say: Say = print,
     root: Path,
     weights: Path | None = None,
     precision: str = "auto",
+    overwrite: bool = False,
+    say: Say = print,
 ) -> list[Path]:
     """Figure S5: masks of 0, 1 and 2 rounds of refinement side by side, and of matching alone; with J and F of each.
 
     Args:
         root: sequences with masks, in the layout of DAVIS; those of one bit a pixel are of one object.
-        weights: of a training run; None has the shipped ones.
-        precision: as of `Tracker`.
 
     Raises:
         DatasetError, ModelError, OutputError: the data, weights or folder cannot be used.
     """
-    del seed  # nothing is drawn by chance
-    benchmark, model = _davis(root), load_model("mask-vos", weights=str(weights) if weights else None)
-    assert isinstance(model, MaskVOS)
-    results = {
-        name: _evaluated(benchmark, root, out / name.replace(" ", "-"), model.with_settings(**changes), say, precision)
-        for name, changes in ROUNDS.items()
-    }
-    rows = []
-    for name, result in results.items():
-        rows += [[name, one.name, *(f"{100 * one.summary[m]:.1f}" for m in MEANS)] for one in result.objects]
-        rows.append([name, "all", *(f"{100 * result.summary[m]:.1f}" for m in MEANS)])
-        say(f"{name}: J&F {100 * result.summary['J&F-Mean']:.1f}")
+    scorer, model, rows = Scorer(_davis(root), root, precision, overwrite, say), _model(weights), []
+    results: dict[str, Result] = {}
+    for name, changes in ROUNDS.items():
+        results[name] = found = scorer.evaluate(model.with_settings(**changes), out / folder_name(name))
+        rows += [[name, one.name, *(f"{100 * one.summary[m]:.1f}" for m in MEANS)] for one in found.objects]
+        rows.append([name, "all", *percent(found, *MEANS)])
+        say(f"{name}: J&F {percent(found, 'J&F-Mean')[0]}")
     picture, table = out / "figure-s5.png", out / "figure-s5.csv"
-    _draw_rounds(read_dataset(benchmark, root, "val"), results, picture)
-    write_csv(table, ["what", "object", "J", "F"], rows)
-    return [picture, table]
+    _draw_rounds(read_dataset(scorer.benchmark, root, "val"), results, picture)
+    return [picture, write_csv(table, ["what", "object", "J", "F"], rows)]
 
 
 def _draw_rounds(found: Sequence[Footage], results: Mapping[str, Result], path: Path) -> None:
@@ -133,53 +119,47 @@ def _draw_rounds(found: Sequence[Footage], results: Mapping[str, Result], path: 
 def table_s1(
     out: Path,
     *,
-    seed: int = 0,
-    say: Say = print,
     root: Path,
     weights: Path | None = None,
     precision: str = "auto",
+    overwrite: bool = False,
+    say: Say = print,
 ) -> list[Path]:
-    """Table S1: body parts carried through VIP, mean IoU over classes; label propagation beside it.
+    """Table S1: body parts propagated through VIP, mean IoU over classes; label propagation beside it.
 
     Args:
         root: VIP as published.
-        weights: of a training run; None has the shipped ones.
-        precision: as of `Tracker`.
 
     Raises:
         DatasetError, ModelError, OutputError: the data, weights or folder cannot be used.
     """
-    del seed
-    model = load_model("mask-vos", weights=str(weights) if weights else None)
-    assert isinstance(model, MaskVOS)
+    scorer, model, rows = Scorer("vip", root, precision, overwrite, say), _model(weights), []
     models = {
         "label propagation": load_model("label-propagation"),
         "Mask-VOS, matched": model.with_settings(blend=1.0, **NETWORK),
         "Mask-VOS, decoded": model,
     }
-    rows = []
     for name, one in models.items():
-        result = _evaluated("vip", root, out / name.replace(", ", "-").replace(" ", "-").lower(), one, say, precision)
-        value = next(iter(result.summary.values()))
-        rows.append([name, f"{100 * value:.1f}"])
-        say(f"{name}: mIoU {100 * value:.1f}")
+        found = scorer.evaluate(one, out / folder_name(name))
+        rows.append([name, *percent(found, *found.summary)[:1]])
+        say(f"{name}: mIoU {rows[-1][1]}")
     rows += [[name, f"{value:.1f}"] for name, value in PAPER_S1.items()]
-    write_csv(out / "table-s1.csv", ["method", "mIoU"], rows)
-    return [out / "table-s1.csv"]
+    return [write_csv(out / "table-s1.csv", ["method", "mIoU"], rows)]
 
 
 def table_s2(
     out: Path,
     *,
-    seed: int = 0,
-    say: Say = print,
     root: Path,
     data: Sequence[Path],
     epochs: int = 40,
     only: Sequence[str] = (),
-    form: str = "small",
+    architecture: str = "small",
     size: int = 256,
     precision: str = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say = print,
 ) -> list[Path]:
     """Table S2, and one of the terms of the loss: minutes an epoch, and J&F, of each row of `TERMS`.
 
@@ -188,68 +168,57 @@ def table_s2(
 
     Args:
         root: what is scored on, in the layout of DAVIS.
-        data: folders of videos that are trained on.
         epochs: of each row. The paper has 400.
-        only: some of the rows; none: all.
-        form, size: of the network, and side of the crops.
-        precision: of training and scoring, as of `Tracker`.
+        architecture, size: of the network, and side of the crops.
 
     Raises:
         PromptError: no such row.
         DatasetError, TrainingError, ModelError, OutputError: the data, recipe or folder cannot be used.
     """
-    if unknown := set(only) - set(TERMS):
-        raise PromptError(f"no row {', '.join(sorted(unknown))}; there are: {'; '.join(TERMS)}")
-    train, benchmark, rows = training_loop(), _davis(root), []
-    for name in only or TERMS:
-        folder = out / "".join(one for one in name.lower().replace(" ", "-") if one.isalnum() or one == "-")
-        terms, minutes = TERMS[name], None
-        if terms:
-            recipe = _recipe(terms, epochs, seed, form, size, precision)
-            weights = train(recipe, data, folder, resume=True, say=say)
-            minutes = _minutes(folder / "log.jsonl", recipe)
-            model = load_model("mask-vos", weights=str(weights))
+    wanted, train, rows = chosen_rows(only, TERMS), training_loop(), []
+    scorer = Scorer(_davis(root), root, precision, overwrite, say)
+    for name in wanted:
+        folder, settings, minutes = out / folder_name(name), TERMS[name], ""
+        if settings:
+            recipe = _recipe(settings, epochs, seed, architecture, size, precision)
+            model = _model(train(recipe, data, folder, overwrite=overwrite, resume=not overwrite, say=say))
+            minutes = f"{_minutes(folder / 'log.jsonl', recipe):.2f}"
         else:
-            model = make_network(form, "imagenet").eval()
-        assert isinstance(model, MaskVOS)
-        modes = {"matched": {"blend": 1.0, **NETWORK}} | ({"decoded": NETWORK} if terms.get("masks") else {})
+            model = initial_network(architecture, "imagenet").eval()
+        modes = {"matched": {"blend": 1.0, **NETWORK}}
+        if "masks" in settings.get("terms", ()):
+            modes["decoded"] = NETWORK
         for mode, changes in modes.items():
-            result = _evaluated(benchmark, root, folder / mode, model.with_settings(**changes), say, precision)
-            found = [f"{100 * result.summary[one]:.1f}" for one in ("J&F-Mean", *MEANS)]
-            rows.append([name, mode, f"{minutes:.2f}" if minutes else "", *found])
+            found = percent(scorer.evaluate(model.with_settings(**changes), folder / mode), "J&F-Mean", *MEANS)
+            rows.append([name, mode, minutes, *found])
             say(f"{name}, {mode}: J&F {found[0]}")
-    rows += [[name, "", str(minutes), str(value), "", ""] for name, (minutes, value) in PAPER_S2.items()]
-    write_csv(out / "table-s2.csv", ["terms", "mode", "minutes an epoch", "J&F", "J", "F"], rows)
-    return [out / "table-s2.csv"]
+    rows += [[name, "", str(pace), str(value), "", ""] for name, (pace, value) in PAPER_S2.items()]
+    return [write_csv(out / "table-s2.csv", ["terms", "mode", "minutes an epoch", "J&F", "J", "F"], rows)]
 
 
-def _recipe(terms: Mapping[str, Any], epochs: int, seed: int, form: str, size: int, precision: str) -> TrainConfig:
-    settings = OFF | dict(terms)
-    corresponds = any(settings[one] for one in ("long_term", "short_term", "reconstruction"))
-    if settings["masks"]:
+def _recipe(
+    row: Mapping[str, Any], epochs: int, seed: int, architecture: str, size: int, precision: str
+) -> TrainConfig:
+    settings, corresponds = {"architecture": architecture, **row}, row["terms"] != ["masks"]
+    if "masks" in row["terms"]:
         settings |= {"masks_from": 3 * epochs // 4 if corresponds else 0, "masks_every": max(1, epochs // 40)}
-        settings |= {"overlap": 0.5, "edges": 4.0, "mask_clips": 0}
+        settings |= {"dice_weight": 0.5, "edge_weight": 4.0, "mask_clips": 0}
     rates = {"backbone": 1e-5, "key": 1e-4} if corresponds else {"backbone": 0.0, "key": 0.0}
+    views = 2 if corresponds else 1
     return TrainConfig(
         objective="mask-vos",
         epochs=epochs,
         batch_size=4,
-        precision=str(pick_precision(precision, pick_device("auto"))).removeprefix("torch."),  # type: ignore[arg-type]
+        precision=training_precision(precision),
         average=0.99,
         workers=1,
         log_every=5,
         seed=seed,
         data=ClipConfig(
-            length=3,
-            stride=(1, 4),
-            size=(size, size),
-            side=320,
-            views=2 if corresponds else 1,
-            scale=(0.3, 1.0),
-            jitter=0.2,
+            length=3, stride=(1, 4), size=(size, size), side=320, views=views, scale=(0.3, 1.0), jitter=0.2
         ),
         optimiser=OptimiserConfig(rate=1e-3, rates=rates, clip=1.0),
-        settings=settings | {"form": form},
+        settings=settings,
     )
 
 
@@ -261,9 +230,10 @@ def _minutes(log: Path, config: TrainConfig) -> float:
     return float(images / pace / 60)
 
 
-def _evaluated(benchmark: str, root: Path, out: Path, model: Any, say: Say, precision: str) -> Result:
-    run_benchmark(benchmark, root, out, Choice(model, precision=precision), resume=True, say=say)
-    return score(benchmark, root, out / "masks")
+def _model(weights: Path | None) -> MaskVOS:
+    model = load_model("mask-vos", weights=str(weights) if weights else None)
+    assert isinstance(model, MaskVOS)
+    return model
 
 
 def _davis(root: Path) -> str:

@@ -1,6 +1,6 @@
 """TransportNet (Zhang et al., ICCV 2021): its scores, what each part brings, and its matches drawn as arrows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,9 @@ from torch import Tensor
 
 from matchcut.benchmarks.drawing import GREY, new_figure, save
 from matchcut.benchmarks.protocols import find_protocol
-from matchcut.benchmarks.run import Choice, run_benchmark
-from matchcut.benchmarks.score import score
+from matchcut.benchmarks.results import Result
 from matchcut.data import read_dataset, read_truth
 from matchcut.data.clips import ClipConfig
-from matchcut.data.sequence import Sequence as Sequenced
 from matchcut.errors import DatasetError, PromptError
 from matchcut.files import atomic_path, make_folder, read_csv, write_csv
 from matchcut.folders import VIDEOS
@@ -25,18 +23,16 @@ from matchcut.matching.factorised import GroupedTransport, LongShortTransport
 from matchcut.models.base import AutomaticModel, ModelInput, ModelSpec
 from matchcut.models.catalogue import AUTOMATIC
 from matchcut.models.transport_net import TransportNet
+from matchcut.reproduce.scoring import Say, Scorer, chosen_rows, folder_name, percent, training_precision
 from matchcut.tracking.automatic import Segmenter, to_image
-from matchcut.tracking.device import pick_device, pick_precision
 from matchcut.tracking.instances import annotations_from
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
 from matchcut.training import training_loop
-from matchcut.training.config import OptimiserConfig, ScheduleConfig, TrainConfig, read_config
+from matchcut.training.config import OptimiserConfig, ScheduleConfig, TrainConfig
 from matchcut.video.flow import camera_flow, dis_flow, draw_flow
 from matchcut.video.reader import Video
 from matchcut.weights.store import load_model
-
-Say = Callable[[str], None]
 
 PAPER_1 = {"davis2016-automatic": (84.5, 85.0), "fbms": (78.7, None)}
 PAPER_2 = {"davis2016-saliency": (0.013, 92.8), "fbms-saliency": (0.045, 88.5), "visal": (0.012, 95.3)}
@@ -55,6 +51,8 @@ ROWS: dict[str, tuple[dict[str, Any], float | None]] = {
 }
 """Of Table 3: what each changes of a recipe, and J on DAVIS-2016 as published. "Res5": only after that stage. "added":
 what was carried is added to what was there. "places": they count in the scores."""
+BLIND = "frame alone"
+"""The row whose network never sees motion."""
 ARROWS = {"long": (1, "#3b6fd4", 4.0), "short": (2, "#e8862e", 1.2)}
 """Of Figure 4: how many of the strongest matches are drawn, in which colour, and how wide."""
 
@@ -71,7 +69,7 @@ SMALL = TrainConfig(
     ),
     optimiser=OptimiserConfig(rate=1e-3, rates={"backbone": 1e-4, "motion": 2e-4}, weight_decay=1e-5, clip=1.0),
     schedule=ScheduleConfig("cosine", warmup=1),
-    settings={"form": "small", "overlap": 0.5, "still": 0.15, "pasted": 0.3},
+    settings={"architecture": "small", "dice_weight": 0.5, "still": 0.15, "pasted": 0.3},
 )
 """What the rows of Table 3 change: the small recipe in the paper's form of the layer."""
 
@@ -86,32 +84,29 @@ class FlowMagnitude(AutomaticModel):
 
     def segment(self, frame: ModelInput) -> Tensor:
         """(1, 1, H, W): the speed is the saturation of the picture of the flow."""
-        return 1 - frame.side["flow"].amin(1, keepdim=True)
+        flow: Tensor = frame.side["flow"]
+        return 1 - flow.amin(1, keepdim=True)
 
 
 def table_1(
     out: Path,
     *,
-    seed: int = 0,
-    say: Say = print,
     root: Path,
     weights: Path | None = None,
     only: Sequence[str] = (),
     precision: str = "auto",
+    overwrite: bool = False,
+    say: Say = print,
 ) -> list[Path]:
     """Table 1: J and F of the automatic task, beside the plain rivals.
 
     Args:
         root: DAVIS-2016 or FBMS, as published or in that layout.
-        weights: of a training run; None has the shipped ones.
-        only: some of the rows; none: all.
-        precision: as of `Segmenter`.
 
     Raises:
         PromptError: no such row.
         DatasetError, ModelError, OutputError: the data, weights or folder cannot be used.
     """
-    del seed
     network = _network(weights)
     models: dict[str, Any] = {
         "TransportNet": network,
@@ -119,18 +114,14 @@ def table_1(
         "the same, shown no motion": network.with_settings(blind=True),
         "flow magnitude above half": FlowMagnitude(),
     }
-    _check_rows(only, models)
-    benchmark, rows = _benchmark(root, "automatic"), []
-    for name in only or models:
-        folder = out / _slug(name)
-        if name == TRACKED:
-            _track(benchmark, root, folder, network, say, precision)
-            found = dict(score(benchmark, root, folder / "masks").summary)
-        else:
-            found = _scores(benchmark, root, folder, models[name], say, precision)
-        rows.append([name, *(f"{100 * found[one]:.1f}" for one in ("J-Mean", "F-Mean"))])
+    wanted, rows = chosen_rows(only, models), []
+    scorer = Scorer(_benchmark(root, "automatic"), root, precision, overwrite, say)
+    for name in wanted:
+        folder = out / folder_name(name)
+        found = _track(scorer, folder, network) if name == TRACKED else scorer.evaluate(models[name], folder)
+        rows.append([name, *percent(found, "J-Mean", "F-Mean")])
         say(f"{name}: J {rows[-1][1]}, F {rows[-1][2]}")
-    j, f = PAPER_1[benchmark]
+    j, f = PAPER_1[scorer.benchmark]
     rows.append(["TransportNet, as published", str(j), "" if f is None else str(f)])
     return [write_csv(out / "table-1.csv", ["method", "J", "F"], rows)]
 
@@ -138,26 +129,23 @@ def table_1(
 def table_2(
     out: Path,
     *,
-    seed: int = 0,
-    say: Say = print,
     root: Path,
     weights: Path | None = None,
     precision: str = "auto",
+    overwrite: bool = False,
+    say: Say = print,
 ) -> list[Path]:
     """Table 2: mean absolute error and greatest F-measure of the probability maps.
 
     Args:
         root: DAVIS-2016, FBMS or ViSal, as published or in that layout.
-        weights: of a training run; None has the shipped ones.
-        precision: as of `Segmenter`.
 
     Raises:
         DatasetError, ModelError, OutputError: the data, weights or folder cannot be used.
     """
-    del seed
     benchmark = _benchmark(root, "saliency")
-    found = _scores(benchmark, root, out / benchmark, _network(weights), say, precision)
-    values = [f"{found['MAE']:.3f}", f"{100 * found['F-Measure-Max']:.1f}"]
+    found = Scorer(benchmark, root, precision, overwrite, say).evaluate(_network(weights), out / benchmark)
+    values = [f"{found.summary['MAE']:.3f}", *percent(found, "F-Measure-Max")]
     say(f"{benchmark}: MAE {values[0]}, greatest F {values[1]}")
     rows = [["TransportNet", *values], ["as published", *map(str, PAPER_2[benchmark])]]
     return [write_csv(out / "table-2.csv", ["method", "MAE", "F-max"], rows)]
@@ -166,14 +154,15 @@ def table_2(
 def table_3(
     out: Path,
     *,
-    seed: int = 0,
-    say: Say = print,
     root: Path,
     data: Sequence[Path],
     epochs: int = 6,
     only: Sequence[str] = (),
-    recipe: Path | TrainConfig | None = None,
+    recipe: TrainConfig = SMALL,
     precision: str = "auto",
+    seed: int = 0,
+    overwrite: bool = False,
+    say: Say = print,
 ) -> list[Path]:
     """Table 3: what the layer, its places and the edge loss bring: J of networks that differ in nothing else.
 
@@ -182,39 +171,34 @@ def table_3(
     Args:
         root: what is scored on, in the layout of DAVIS-2016 or FBMS.
         data: folders in the layout of DAVIS-2016 that are trained on.
-        epochs: of each row.
-        only: some of the rows of `ROWS`; none: all.
-        recipe: whose settings the rows change; None takes `SMALL`.
-        precision: of training and scoring; "auto" trains as the recipe says, and scores as `Segmenter` does.
+        recipe: whose settings the rows change.
+        precision: "auto" trains as the recipe says, and scores as `Segmenter` does.
 
     Raises:
         PromptError: no such row.
         DatasetError, TrainingError, ModelError, OutputError: the data, recipe or folder cannot be used.
     """
-    _check_rows(only, ROWS)
-    train, benchmark = training_loop(), _benchmark(root, "automatic")
+    wanted, train = chosen_rows(only, ROWS), training_loop()
+    scorer = Scorer(_benchmark(root, "automatic"), root, precision, overwrite, say)
     table, head = out / f"table-3-{seed}.csv", ["layer", "J", "F", "J as published"]
     rows = {row[0]: row for row in read_csv(table)} if table.exists() else {}
-    base = recipe if isinstance(recipe, TrainConfig) else read_config(recipe) if recipe else SMALL
     if precision != "auto":
-        name = str(pick_precision(precision, pick_device("auto"))).removeprefix("torch.")
-        base = replace(base, precision=name)  # type: ignore[arg-type]
-    for name in only or ROWS:
+        recipe = replace(recipe, precision=training_precision(precision))
+    for name in wanted:
         changes, published = ROWS[name]
-        folder = out / f"{_slug(name)}-{seed}"
-        config = replace(base, epochs=epochs, seed=seed, settings={**base.settings, **changes})
-        network = _network(train(config, data, folder, resume=True, say=say))
-        if changes.get("still") == 1.0:
+        folder = out / f"{folder_name(name)}-{seed}"
+        config = replace(recipe, epochs=epochs, seed=seed, settings={**recipe.settings, **changes})
+        network = _network(train(config, data, folder, overwrite=overwrite, resume=not overwrite, say=say))
+        if name == BLIND:
             network = network.with_settings(blind=True)
-        found = _scores(benchmark, root, folder / "scored", network, say, precision)
-        j, f = (f"{100 * found[one]:.1f}" for one in ("J-Mean", "F-Mean"))
+        j, f = percent(scorer.evaluate(network, folder / "scored"), "J-Mean", "F-Mean")
         rows[name] = [name, j, f, "" if published is None else str(published)]
         say(f"{name}, seed {seed}: J {j}, F {f}")
     return [write_csv(table, head, [rows[name] for name in ROWS if name in rows])]
 
 
 def figure_4(
-    out: Path, *, seed: int = 0, say: Say = print, root: Path, weights: Path | None = None, only: Sequence[str] = ()
+    out: Path, *, root: Path, weights: Path | None = None, only: Sequence[str] = (), seed: int = 0, say: Say = print
 ) -> list[Path]:
     """Figure 4: from a cell of the object and one of the background, the strongest matches in the optical flow.
 
@@ -223,7 +207,6 @@ def figure_4(
     Args:
         root: sequences with masks, in the layout of DAVIS-2016, or a video beside a folder `masks`; the middle frame of
             each is drawn.
-        weights: of a training run; None has the shipped ones.
         only: these sequences alone.
 
     Raises:
@@ -241,7 +224,8 @@ def figure_4(
     for row, one in zip(panels, found, strict=True):
         names = list(one.images)
         middle = len(names) // 2
-        with Video(one.images[names[0]] if is_film(one) else list(one.images.values())) as video:
+        files = list(dict.fromkeys(one.images.values()))  # frames of a video file all lead to that file
+        with Video(files[0] if files[0].suffix.lower() in VIDEOS else files) as video:
             pair = [video[index] for index in (middle, min(middle + 1, len(names) - 1))]
         truth = read_truth(one, names[middle])
         flow = dis_flow(*pair)
@@ -268,11 +252,6 @@ def figure_4(
     save(figure, out / "figure-4.png")
     header = ["sequence", "from", "layer", "row", "column", "to row", "to column", "share of its mass"]
     return [out / "figure-4.png", write_csv(out / "figure-4.csv", header, rows)]
-
-
-def is_film(sequence: Sequenced) -> bool:
-    """Whether all frames of a sequence are in one video file."""
-    return next(iter(sequence.images.values())).suffix.lower() in VIDEOS
 
 
 def _match(
@@ -317,18 +296,8 @@ def _arrow(
 ) -> None:
     from matplotlib.patches import ConnectionPatch
 
-    arrow = ConnectionPatch(
-        start,
-        end,
-        "data",
-        "data",
-        axesA=row[0],
-        axesB=row[1],
-        arrowstyle="-|>",
-        color=colour,
-        linewidth=wide,
-        alpha=0.9,
-    )
+    look: dict[str, Any] = {"arrowstyle": "-|>", "color": colour, "linewidth": wide, "alpha": 0.9}
+    arrow = ConnectionPatch(start, end, "data", "data", axesA=row[0], axesB=row[1], **look)
     figure.add_artist(arrow)
 
 
@@ -338,21 +307,20 @@ def _network(weights: Path | None) -> TransportNet:
     return network
 
 
-def _scores(benchmark: str, root: Path, out: Path, model: Any, say: Say, precision: str) -> dict[str, float]:
-    run_benchmark(benchmark, root, out, Choice(model, precision=precision), resume=True, say=say)
-    return dict(score(benchmark, root, out / "masks").summary)
-
-
-def _track(benchmark: str, root: Path, out: Path, network: TransportNet, say: Say, precision: str) -> None:
-    """What `matchcut segment --track` gives, of each sequence; those that are whole are left as they are."""
-    protocol = find_protocol(benchmark)
+def _track(scorer: Scorer, out: Path, network: TransportNet) -> Result:
+    """The scores of what `matchcut segment --track` gives; sequences that are whole are left as they are, unless they
+    are to be overwritten."""
+    protocol = find_protocol(scorer.benchmark)
     guided: Any = load_model()
-    segmenter, tracker = Segmenter(network, precision=precision), Tracker(guided, precision=precision)
-    for one in read_dataset(protocol.dataset, root, protocol.split):
+    segmenter, tracker = (
+        Segmenter(network, precision=scorer.precision),
+        Tracker(guided, precision=scorer.precision),
+    )
+    for one in read_dataset(protocol.dataset, scorer.root, protocol.split):
         timeline = Timeline(Video(list(one.images.values())))
         place, done = out / "masks" / one.name, out / f"{one.name}.done"
         of = timeline.fingerprint(segmenter.fingerprint() + tracker.fingerprint())
-        if done.exists() and done.read_text(encoding="utf-8") == of:
+        if not scorer.overwrite and done.exists() and done.read_text(encoding="utf-8") == of:
             continue
         make_folder(place)
         segmenter.fill(timeline)
@@ -368,7 +336,8 @@ def _track(benchmark: str, root: Path, out: Path, network: TransportNet, say: Sa
             write_mask(place / f"{name}.png", filled)
         with atomic_path(done) as temporary:
             temporary.write_text(of, encoding="utf-8")
-        say(f"{one.name}: tracked from {len(tracked.annotated)} frames")
+        scorer.say(f"{one.name}: tracked from {len(tracked.annotated)} frames")
+    return scorer.score(out)
 
 
 def _benchmark(root: Path, task: str) -> str:
@@ -380,12 +349,3 @@ def _benchmark(root: Path, task: str) -> str:
     if not (root / "JPEGImages").is_dir():
         raise DatasetError(f"{root}: neither DAVIS-2016 (JPEGImages) nor FBMS (Testset); give --root")
     return f"davis2016-{task}"
-
-
-def _check_rows(only: Sequence[str], known: Any) -> None:
-    if unknown := set(only) - set(known):
-        raise PromptError(f"no row {', '.join(sorted(unknown))}; there are: {'; '.join(known)}")
-
-
-def _slug(name: str) -> str:
-    return "".join(one for one in name.lower().replace(" ", "-") if one.isalnum() or one == "-")

@@ -9,7 +9,7 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -31,8 +31,8 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class Run:
-    """All that changes in a run. The data and all random numbers follow from the step and need not be kept."""
+class TrainingState:
+    """All that changes in a training run. The data and all random numbers follow from the step and need not be kept."""
 
     objective: Objective
     optimiser: torch.optim.Optimizer
@@ -67,6 +67,8 @@ class Run:
             try:
                 torch.save(state, temporary)
             except RuntimeError as error:  # torch's own writer says so of a full disk
+                if "DataLoader worker" in str(error):  # one that died meanwhile
+                    raise
                 raise OutputError(f"cannot write {path}: {str(error).splitlines()[0]}; is there space left?") from error
         for old in checkpoints(folder)[KEPT:]:
             if (manifest := manifest_of(old)) is None or manifest.owns(old):
@@ -162,13 +164,6 @@ def load_weights(network: nn.Module, path: Path) -> None:
         raise TrainingError(f"{path}: cannot be read as weights ({_line(error)})") from error
     except RuntimeError as error:
         raise TrainingError(f"{path}: is of another network: {_line(error)}") from error
-
-
-def recipe_of(path: Path) -> dict[str, Any]:
-    """The recipe, by dotted keys, that `export` put into a file of weights."""
-    with safe_open(path, framework="pt") as file:
-        recipe: dict[str, Any] = json.loads(file.metadata()["recipe"])
-    return recipe
 
 
 def _line(error: Exception) -> str:

@@ -4,13 +4,13 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 
 from matchcut.errors import TrainingError
 from matchcut.tracking.device import pick_device
@@ -68,39 +68,27 @@ def seed_all(*numbers: int, rank: int = 0) -> None:
 def from_others(rows: Tensor) -> Tensor | None:
     """The rows (M, ...) of all other processes, (processes - 1) x M, through which gradients go; None where this is the
     only one."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not _several():
         return None
-    gathered, rank = _Gather.apply(rows), torch.distributed.get_rank()
-    return None if len(gathered) == 1 else torch.cat([gathered[:rank], gathered[rank + 1 :]]).flatten(0, 1)
+    gathered, rank = all_gather(rows), torch.distributed.get_rank()
+    return torch.cat([*gathered[:rank], *gathered[rank + 1 :]])
 
 
 def union_of_all(names: set[str]) -> set[str]:
     """What any of the processes has."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not _several():
         return names
     gathered: list[set[str]] = [set()] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, names)
     return set().union(*gathered)
 
 
-class _Gather(torch.autograd.Function):
-    """The same tensor of all processes, stacked; each gets the sum of the gradients that its own has in all of them."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:
-        gathered = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(gathered, rows.contiguous())
-        return torch.stack(gathered)
-
-    @staticmethod
-    def backward(ctx: Any, gradients: Tensor) -> Tensor:
-        total = gradients.contiguous()
-        torch.distributed.all_reduce(total)
-        return total[torch.distributed.get_rank()]
-
-
 def share_buffers(network: nn.Module) -> None:
     """Give all processes the first one's buffers: running statistics are those of each one's own clips."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _several():
         for buffer in network.buffers():
             torch.distributed.broadcast(buffer, src=0)
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -14,9 +14,7 @@ from matchcut.disk import is_inside
 from matchcut.errors import DatasetError, OutputError
 from matchcut.manifest import check_run, noted_in, run_folder
 from matchcut.tracking.device import pick_precision
-from matchcut.training import mask_vos as _mask_vos  # noqa: F401  (they enter their objectives into the list)
-from matchcut.training import transport_net as _transport_net  # noqa: F401
-from matchcut.training.checkpoint import WEIGHTS, Run, about_run, checkpoints, load_weights, read_latest
+from matchcut.training.checkpoint import WEIGHTS, TrainingState, about_run, checkpoints, load_weights, read_latest
 from matchcut.training.config import TrainConfig
 from matchcut.training.distributed import EPOCH, MAKE, STEP, launched, seed_all, share_buffers, union_of_all
 from matchcut.training.failures import explained, stop_unless_finite
@@ -26,7 +24,6 @@ from matchcut.training.optimisation import Average, clip_gradients, make_optimis
 from matchcut.training.record import LOG, Pace, Record, progress_line
 
 KIND = "a training run"
-Shapes = dict[str, tuple[int, ...]]
 
 
 def train(
@@ -69,8 +66,8 @@ def train(
             data, or holds what is read, or files of the user's where some would be written.
     """
     roots = [Path(data)] if isinstance(data, str | Path) else [Path(one) for one in data]
-    out, shapes = Path(out), Shapes()
-    with launched(config, device) as fabric, explained(config, shapes):
+    out = Path(out)
+    with launched(config, device) as fabric, explained(config):
         if not fabric.is_global_zero:
             say = _silent
         how: Any = {"inputs": [*roots, *inputs], "overwrite": overwrite, "resume": resume}
@@ -89,86 +86,85 @@ def train(
         objective.network.to(fabric.device).train()
         optimiser = make_optimiser(objective.network, config.optimiser)
         average = Average(objective.network, config.average) if config.average else None
-        run = Run(objective, optimiser, average, about_run(config, objective.samples.describe(), fabric.world_size))
+        about = about_run(config, objective.samples.describe(), fabric.world_size)
+        state = TrainingState(objective, optimiser, average, about)
         if resume and (found := read_latest(out, say)):
-            run.restore(*found)
+            state.restore(*found)
         fabric.barrier()  # all have looked into the folder before one writes to it
         with run_folder(out, KIND, names, **how) if fabric.is_global_zero else noted_in(out) as manifest:
-            record = Record(manifest, run.step, say) if fabric.is_global_zero else None
+            record = Record(manifest, state.step, say) if fabric.is_global_zero else None
             try:
                 with closing(record) if record else nullcontext():
-                    _loop(fabric, config, run, out, record, shapes)
+                    _loop(fabric, config, state, out, record)
             except BaseException:
-                if record and run.step == 0:  # it never began: the folder is free for another try
+                if record and state.step == 0:  # it never began: the folder is free for another try
                     record.discard()
                 raise
     return out / WEIGHTS
 
 
-def _loop(fabric: Fabric, config: TrainConfig, run: Run, out: Path, record: Record | None, shapes: Shapes) -> None:
-    objective, samples, say = run.objective, run.objective.samples, record.say if record else _silent
+def _loop(fabric: Fabric, config: TrainConfig, state: TrainingState, out: Path, record: Record | None) -> None:
+    objective, samples, say = state.objective, state.objective.samples, record.say if record else _silent
     rank, processes, parts = fabric.global_rank, fabric.world_size, config.accumulate
     an_epoch = -(-len(samples) // (config.batch_size * parts * processes))
     total = an_epoch * config.epochs
-    say(f"{samples.describe()}; {config.epochs} epochs of {an_epoch} steps, {run.step} of {total} are done")
+    say(f"{samples.describe()}; {config.epochs} epochs of {an_epoch} steps, {state.step} of {total} are done")
 
     model = fabric.setup_module(_Loss(objective))
-    keys = keys_of_steps(range(run.step, total), an_epoch, config.batch_size, parts, rank, processes)
+    keys = keys_of_steps(range(state.step, total), an_epoch, config.batch_size, parts, rank, processes)
     batches = Batches(samples, keys, workers=config.workers, pin=fabric.device.type == "cuda")
-    pace, first, saved, unread = Pace(), run.step, time.monotonic(), set[str]()
+    pace, first, saved, unread = Pace(), state.step, time.monotonic(), set[str]()
 
-    while run.step < total:
-        epoch, place = divmod(run.step, an_epoch)
+    while state.step < total:
+        epoch, place = divmod(state.step, an_epoch)
         if place == 0:
             share_buffers(objective.network)
-            seed_all(config.seed, run.step, EPOCH)
+            seed_all(config.seed, state.step, EPOCH)
             with fabric.autocast():
                 objective.start_epoch(epoch, say)
             model.train()
 
         # --- one step: `parts` batches, one change of the weights
-        seed_all(config.seed, run.step, STEP, rank=rank)
-        factor = rate_factor(config.schedule, run.step, an_epoch, config.epochs)
-        set_rates(run.optimiser, factor)
-        loss, taken = torch.zeros((), device=fabric.device), list[Batch]()
+        seed_all(config.seed, state.step, STEP, rank=rank)
+        factor = rate_factor(config.schedule, state.step, an_epoch, config.epochs)
+        set_rates(state.optimiser, factor)
+        loss = torch.zeros((), device=fabric.device)
         for part in range(parts):
             drawn = batches.next()
             unread |= _name_unreadable(samples.unreadable(drawn), unread, say)
-            shapes.update({name: tuple(tensor.shape) for name, tensor in drawn.items()})
             batch: Batch = fabric.to_device(drawn)
             with fabric.no_backward_sync(model, enabled=part < parts - 1):
                 one, named = model(batch, epoch)
                 fabric.backward(one / parts)
             loss = loss + one.detach() / parts
-            run.means.add(named)
+            state.means.add(named)
             pace.add(batch["frames"].shape[:-3].numel())
-            taken.append(batch)
         norm = clip_gradients(objective.network, config.optimiser.clip)
-        where = f"epoch {epoch + 1}/{config.epochs} step {run.step + 1}/{total}"
-        stop_unless_finite(loss, norm, taken, out, where, run.step + 1, rank)
-        run.optimiser.step()
-        run.optimiser.zero_grad()
-        run.step += 1
-        if run.average:
-            run.average.update(run.step)
-        run.means.add({"loss": loss, "gradient": norm})
+        where = f"epoch {epoch + 1}/{config.epochs} step {state.step + 1}/{total}"
+        stop_unless_finite(loss, norm, where)
+        state.optimiser.step()
+        state.optimiser.zero_grad()
+        state.step += 1
+        if state.average:
+            state.average.update(state.step)
+        state.means.add({"loss": loss, "gradient": norm})
 
         # --- what is told and kept of it
-        if run.step % config.log_every == 0 or run.step == total:
+        if state.step % config.log_every == 0 or state.step == total:
             values = {
-                **run.means.take(lambda means: _mean_of_all(fabric, means)),
+                **state.means.take(lambda means: _mean_of_all(fabric, means)),
                 "rate": config.optimiser.rate * factor,
             }
-            speed, left = pace.take(batches.waited, processes, run.step - first, total - run.step)
+            speed, left = pace.take(batches.waited, processes, state.step - first, total - state.step)
             if record:
-                record.scalars(run.step, epoch, values, speed)
+                record.scalars(state.step, epoch, values, speed)
                 say(progress_line(where, values, speed, left))
-        ends = place == an_epoch - 1 and ((epoch + 1) % config.pictures_every == 0 or run.step == total)
+        ends = place == an_epoch - 1 and ((epoch + 1) % config.pictures_every == 0 or state.step == total)
         if ends and record:
-            record.pictures(run.step, epoch + 1, _pictures(fabric, objective, taken[-1], epoch))
+            record.pictures(state.step, epoch + 1, _pictures(fabric, objective, batch, epoch))
             model.train()
-        if record and (run.step == total or time.monotonic() - saved >= 60 * config.save_minutes):
-            run.save(out, config)
+        if record and (state.step == total or time.monotonic() - saved >= 60 * config.save_minutes):
+            state.save(out, config)
             saved = time.monotonic()
     everywhere = union_of_all(unread)
     _name_unreadable(sorted(everywhere), unread, say)

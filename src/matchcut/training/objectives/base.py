@@ -1,4 +1,4 @@
-"""What is trained: the little that the loop must know of it, and all of it by name."""
+"""The contract of an objective: what the training loop must know of what is trained."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from matchcut.errors import TrainingError
 from matchcut.training.config import TrainConfig
 
 Say = Callable[[str], None]
@@ -81,19 +80,6 @@ class Objective(Protocol):
         """Take back what `state_dict` gave; tensors come on the CPU."""
 
 
-Make = Callable[[TrainConfig, Sequence[Path], Path, Say], Objective]
-"""(recipe, folders of data, folder for decoded frames, who is told) to an objective; called with random numbers seeded
-by the recipe's seed."""
-
-OBJECTIVES: dict[str, Make] = {}
-
-
-def find_objective(name: str) -> Make:
-    """The function that makes the objective of that name.
-
-    Raises:
-        TrainingError: there is none.
-    """
-    if name not in OBJECTIVES:
-        raise TrainingError(f"unknown objective {name!r}; there are {', '.join(sorted(OBJECTIVES)) or 'none'}")
-    return OBJECTIVES[name]
+MakeObjective = Callable[[TrainConfig, Sequence[Path], Path, Say], Objective]
+"""From (recipe, folders of data, folder for decoded frames, who is told) to an objective; called with random numbers
+seeded by the recipe's seed."""

@@ -1,22 +1,22 @@
-"""What is drawn of a training: pseudo masks, and what matches what."""
+"""Pictures of Mask-VOS's training: what matches what, pseudo masks, and predictions."""
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+import torch.nn.functional as F
 from torch import Tensor
 
-from matchcut.errors import ShapeError
-from matchcut.training.losses import TEMPERATURE
+from matchcut.data.footage import Frame
+from matchcut.masks import LabelMap
+from matchcut.training.objectives.mask_vos.correspondence import TEMPERATURE
 from matchcut.video.overlay import draw_overlay
-
-Frames = NDArray[np.uint8]
-Labels = NDArray[np.uint8]
 
 QUERIES = ((0.35, 0.25), (0.5, 0.5), (0.65, 0.75))
 """Where the cells lie whose affinities are drawn, (y, x) as shares of the frame."""
 
 
-def draw_sheet(frames: Frames, clusters: Labels, objects: Labels, *, columns: int = 5) -> Frames:
+def draw_sheet(frames: Frame, clusters: LabelMap, objects: LabelMap, *, columns: int = 5) -> Frame:
     """A picture as in Figures S1-S4: frames of a clip, below them their clusters, below those the pseudo masks.
 
     Args:
@@ -25,14 +25,7 @@ def draw_sheet(frames: Frames, clusters: Labels, objects: Labels, *, columns: in
 
     Returns:
         RGB uint8 (3 * H, columns * W, 3).
-
-    Raises:
-        ShapeError: not as many label maps as frames.
     """
-    if not len(frames) == len(clusters) == len(objects) or not len(frames):
-        raise ShapeError(
-            f"expected as many label maps as frames, got {len(frames)}, {len(clusters)} and {len(objects)}"
-        )
     size = (frames.shape[2], frames.shape[1])
     rows = []
     for index in np.linspace(0, len(frames) - 1, min(columns, len(frames))).round().astype(int):
@@ -43,7 +36,7 @@ def draw_sheet(frames: Frames, clusters: Labels, objects: Labels, *, columns: in
     return np.concatenate(rows, 1)
 
 
-def draw_affinities(first: Frames, last: Frames, keys: Tensor) -> Frames:
+def draw_affinities(first: Frame, last: Frame, keys: Tensor) -> Frame:
     """A row a clip: its last frame, in which some cells are marked, and for each of these the first frame, the brighter
     the more it matches there (softmax at the temperature of the losses, by its largest value).
 
@@ -69,3 +62,23 @@ def draw_affinities(first: Frames, last: Frames, keys: Tensor) -> Frames:
             shown.append((grey * (1 - large) + np.array([255, 160, 0], np.float32) * large).astype(np.uint8))
         drawn.append(np.concatenate([marked, *shown], 1))
     return np.concatenate(drawn)
+
+
+def draw_predictions(frames: Frame, labels: LabelMap, predictions: Sequence[Tensor]) -> Frame:
+    """A row a clip: its first frame with the mask that is given, its last with the true one, then with each prediction.
+
+    Args:
+        frames: (B, T, H, W, 3).
+        labels: (B, T, H, W).
+        predictions: scores of the last frames, (B, 1 + N, h, w) each.
+
+    Returns:
+        RGB uint8 (B * H, (2 + predictions) * W, 3).
+    """
+    size = (frames.shape[2], frames.shape[3])
+    found = [F.interpolate(one.float(), size=size, mode="bilinear").argmax(1).cpu().numpy() for one in predictions]
+    rows = []
+    for clip, given, *masks in zip(frames, labels, *found, strict=True):
+        last = [draw_overlay(clip[-1], one.astype(np.uint8), ids=False) for one in (given[-1], *masks)]
+        rows.append(np.concatenate([draw_overlay(clip[0], given[0], ids=False), *last], 1))
+    return np.concatenate(rows)

@@ -7,7 +7,7 @@ import torch
 
 from matchcut.models.mask_vos import MaskVOS, build_mask_vos
 from matchcut.models.mask_vos.form import MaskVOSForm
-from matchcut.training.flips import flips_loss, mean_over_flips
+from matchcut.training.objectives.mask_vos.flip_distillation import flips_loss, mean_over_flips
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """TransportNet's training: masks and their edges, from frames and the flow to the next.
 
 Zhang et al., ICCV 2021, Section 3.3 and 4.1 (Eq. 11). Beyond the paper, where a recipe asks for it: frames that show no
-motion, objects pasted into other videos, and a soft overlap beside the cross-entropy.
+motion, objects pasted into other videos, and a Dice loss beside the cross-entropy.
 """
 
 from collections.abc import Sequence
@@ -12,36 +12,34 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
+from matchcut.data.footage import Frame
 from matchcut.data.moving import MovingConfig, MovingFrames, find_sequences
 from matchcut.errors import TrainingError
 from matchcut.models.transport_net import FORMS, Matching, TransportNet, TransportNetSettings, build_transport_net
 from matchcut.training.config import TrainConfig, parse
-from matchcut.training.objectives import OBJECTIVES, Batch, Losses, Objective, Say
+from matchcut.training.objectives.base import Batch, Losses, Objective, Say
 from matchcut.training.views import to_images
 from matchcut.video.overlay import draw_overlay
 from matchcut.weights.records import WEIGHTS
 from matchcut.weights.store import packaged_backbone
-
-Frames = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class TransportNetTraining:
     """What `[settings]` of a recipe may say."""
 
-    form: str = "small"
-    """Of the network, by its name in `matchcut.models.transport_net.FORMS`; what follows changes it."""
+    architecture: str = "small"
+    """By its name in `matchcut.models.transport_net.FORMS`; what follows changes it."""
     matching: Matching = "long-short"
     matched: tuple[int, ...] = (2, 3, 4)
     residual: bool = False
     place: float = 0.0
     edge: float = 1.0
     """Weight of the edges' cross-entropy, lambda of Eq. 11; 0 leaves out the head."""
-    overlap: float = 0.0
-    """Weight of a soft overlap of the mask, beside its cross-entropy."""
+    dice_weight: float = 0.0
+    """Of the mask's Dice loss, beside its cross-entropy."""
     start: Literal["imagenet", "scratch"] = "imagenet"
     """Of the backbones."""
     norms: Literal["frozen", "trained"] = "frozen"
@@ -52,16 +50,16 @@ class TransportNetTraining:
     """See `MovingConfig`."""
     appearance: str = ""
     motion: str = ""
-    """Other backbones than the form's: any CNN of timm with strides 4 to 32."""
+    """Other backbones than the architecture's: any CNN of timm with strides 4 to 32."""
     size: int = TransportNetSettings.size
     square: bool = TransportNetSettings.square
     """How what is trained is to be run: see `TransportNetSettings`."""
 
     def __post_init__(self) -> None:
-        if min(self.edge, self.overlap) < 0:
-            raise ValueError("edge and overlap must be 0 or more")
-        if self.form not in FORMS:
-            raise ValueError(f"unknown form {self.form!r}; there are {', '.join(FORMS)}")
+        if min(self.edge, self.dice_weight) < 0:
+            raise ValueError("edge and dice_weight must be 0 or more")
+        if self.architecture not in FORMS:
+            raise ValueError(f"unknown architecture {self.architecture!r}; there are {', '.join(FORMS)}")
 
 
 class TransportNetObjective(Objective):
@@ -75,10 +73,10 @@ class TransportNetObjective(Objective):
             raise TrainingError("transport-net learns from single frames: set data.length = 1 and data.views = 1")
         moving = MovingConfig(settings.still, settings.pasted, settings.camera)
         self.samples = MovingFrames(find_sequences(*roots), config.data, moving, seed=config.seed, cache=cache)
-        self.network = make_network(settings)
+        self.network = initial_network(settings)
 
     def about_network(self) -> dict[str, Any]:
-        """The form, and what the backbones take off their input."""
+        """The architecture, and what the backbones take off their input."""
         backbone = self.network.backbone
         numbers = {"mean": backbone.mean.flatten().tolist(), "std": backbone.std.flatten().tolist()}
         run = {name: getattr(self.settings, name) for name in ("size", "square", "camera")}
@@ -99,15 +97,15 @@ class TransportNetObjective(Objective):
                 parts["edge"] = F.binary_cross_entropy_with_logits(_enlarged(edges.float(), truth), sobel_edges(truth))
                 total = total + settings.edge * parts["edge"]
             soft = large.sigmoid()
-            if settings.overlap > 0:
+            if settings.dice_weight > 0:
                 both = (soft * truth).sum((1, 2, 3))
-                parts["overlap"] = (1 - (2 * both + 1) / (soft.sum((1, 2, 3)) + truth.sum((1, 2, 3)) + 1)).mean()
-                total = total + settings.overlap * parts["overlap"]
+                parts["dice"] = (1 - (2 * both + 1) / (soft.sum((1, 2, 3)) + truth.sum((1, 2, 3)) + 1)).mean()
+                total = total + settings.dice_weight * parts["dice"]
         found = soft.detach() > 0.5
         parts["iou"] = (found & (truth > 0)).sum() / (found | (truth > 0)).sum().clamp(min=1)
         return total, parts
 
-    def pictures(self, batch: Batch, epoch: int) -> dict[str, Frames]:
+    def pictures(self, batch: Batch, epoch: int) -> dict[str, Frame]:
         """A row a sample: the frame, its flow, what was found and the truth."""
         logits, _ = self.network(to_images(batch["frames"]), to_images(batch["flow"]))
         found = (_enlarged(logits.float(), batch["labels"][:, None]) > 0)[:, 0].to(torch.uint8)
@@ -119,15 +117,15 @@ class TransportNetObjective(Objective):
         return {"predictions": np.concatenate(rows[:6])}
 
 
-def make_network(settings: TransportNetTraining) -> TransportNet:
-    """The network that settings ask for; ImageNet's weights come from an installed package or from timm.
+def initial_network(settings: TransportNetTraining) -> TransportNet:
+    """The untrained network that settings ask for; ImageNet's weights come from an installed package or from timm.
 
     Raises:
-        ModelError: they cannot be had, or the form does not fit its backbones.
+        ModelError: they cannot be had, or the architecture does not fit its backbones.
     """
     asked = {name: getattr(settings, name) for name in ("matching", "matched", "residual", "place")}
     asked |= {name: getattr(settings, name) for name in ("appearance", "motion") if getattr(settings, name)}
-    form = replace(FORMS[settings.form], **asked, edge=settings.edge > 0)
+    form = replace(FORMS[settings.architecture], **asked, edge=settings.edge > 0)
     packaged = WEIGHTS["efficientnet-lite0-imagenet"]
     if settings.start == "imagenet" and {form.appearance, form.motion} == {packaged.backbone}:
         appearance, motion = (packaged_backbone(packaged, form.stages, 32) for _ in range(2))
@@ -145,6 +143,3 @@ def sobel_edges(masks: Tensor) -> Tensor:
 
 def _enlarged(values: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(values, size=like.shape[2:], mode="bilinear", align_corners=False)
-
-
-OBJECTIVES["transport-net"] = TransportNetObjective
