@@ -23,6 +23,8 @@ class Model:
     `backbones()`, whose input is normalised as the file states."""
     on_backbone: Callable[..., Any] | None = None
     """Makes the model on a pretrained backbone: see `matchcut.models.label_propagation.build`."""
+    presets: tuple[str, ...] = ()
+    """Of `on_backbone`: the settings that it knows by name."""
     prompted: bool = True
     """Whether it carries masks that are given; else it finds the object itself."""
     scores: dict[str, float] = field(default_factory=dict)
@@ -35,6 +37,7 @@ MODELS: dict[str, Model] = {
         summary="ImageNet features of three depths carry the given masks along; nothing was trained for it",
         weights="efficientnet-lite0-imagenet",
         on_backbone=label_propagation.build,
+        presets=tuple(label_propagation.PRESETS),
         scores={"J&F, 8 sequences of DAVIS-2016 train": 83.3},
     ),
     "mask-vos": Model(

@@ -26,7 +26,7 @@ from matchcut.matching.threads import limit_threads
 from matchcut.models.base import AutomaticModel, ModelInput
 from matchcut.models.contract import check_automatic, check_probability, check_size
 from matchcut.refinement import Pixels, guided
-from matchcut.tracking.checkpoint import EVERY, load_checkpoint, save_checkpoint
+from matchcut.tracking.checkpoint import CHECKPOINTS, EVERY, load_checkpoint, save_checkpoint
 from matchcut.tracking.device import pick_device, pick_precision
 from matchcut.tracking.motion import FlowSource, Moving, Pair, with_motion
 from matchcut.tracking.pipeline import prefetch, together
@@ -135,7 +135,7 @@ class Segmenter:
         stale, (_, made), done = timeline.stale(), timeline.plan()[0], 0
         if not stale:
             return
-        wanted = set(stale)
+        wanted, every = set(stale), max(EVERY, len(stale) // CHECKPOINTS)
         first = max(stale[0] - 1, 0)  # the flow of a scene's last frame leads to the one before
         self.flow.missing = []
         frames = islice(video.frames(first), stale[-1] + 2 - first)  # and the one after, to which the last flow leads
@@ -164,7 +164,7 @@ class Segmenter:
                 done += 1
                 if keep is not None:
                     keep(one.index, cv2.resize(one.soft, timeline.size[::-1], interpolation=cv2.INTER_LINEAR))  # type: ignore[arg-type]
-                if checkpoint is not None and done % EVERY == 0:
+                if checkpoint is not None and done % every == 0:
                     save_checkpoint(checkpoint, run, timeline, {})
                 self._count("write", perf_counter() - started)
                 if on_frame is not None:

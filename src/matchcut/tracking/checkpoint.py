@@ -21,7 +21,9 @@ from matchcut.tracking.timeline import Timeline
 DAMAGED = (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError)
 """What reading a damaged checkpoint raises."""
 EVERY = 25
-"""Frames between two checkpoints."""
+"""Frames between two checkpoints, at least."""
+CHECKPOINTS = 200
+"""Of a run, at most: each takes time that grows with the video."""
 
 
 def pack(values: Tensor, state: Any = None) -> bytes:

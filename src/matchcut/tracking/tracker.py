@@ -23,7 +23,7 @@ from matchcut.models.base import AnnotatedFrame, GuidedModel, MemoryPolicy, Mode
 from matchcut.models.contract import check_guided, check_policy, check_size
 from matchcut.refinement import Pixels
 from matchcut.tracking.annotations import Annotations, Provenance
-from matchcut.tracking.checkpoint import EVERY, load_checkpoint, save_checkpoint, unpack
+from matchcut.tracking.checkpoint import CHECKPOINTS, EVERY, load_checkpoint, save_checkpoint, unpack
 from matchcut.tracking.device import pick_device, pick_precision, side_by_side
 from matchcut.tracking.inputs import Mask, as_index, as_label_map
 from matchcut.tracking.memory import Segment, reference_frames
@@ -121,6 +121,7 @@ class Tracker:
         timeline.write_annotations()
         stretches = timeline.stretches(given)
         total, done = sum(abs(last - first) + 1 for _, first, last, _ in stretches), 0
+        every = max(EVERY, total // CHECKPOINTS)  # a checkpoint holds the record of all frames
         ended: dict[int, Any] = {}  # the state after each segment that was gone through, by its anchor
         beside = Lock()
         waiting: list[tuple[int, Future[LabelMap]]] = []  # the mask that is being written
@@ -149,7 +150,7 @@ class Tracker:
                     about = frame, image, found, kept
                     waiting.append((frame, writer.submit(self._put, timeline, given, made, beside, *about)))
                     done += 1
-                    if checkpoint is not None and done % EVERY == 0:
+                    if checkpoint is not None and done % every == 0:
                         written()
                         save_checkpoint(checkpoint, run, timeline, propagation.checkpoint(frame))
                     if progress is not None:

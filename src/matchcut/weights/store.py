@@ -18,7 +18,6 @@ from matchcut.errors import ModelError, unreadable
 from matchcut.matching.affinity import load_ahead
 from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.catalogue import MODELS, Model, model_name
-from matchcut.models.label_propagation import PRESETS
 from matchcut.weights.records import WEIGHTS, Weights
 
 
@@ -66,9 +65,9 @@ def load_model(
     name = model_name(name, preset, backbone, stages, stride)
     if name not in MODELS:
         raise ModelError(_unknown("model", name, MODELS))
-    if preset is not None and preset not in PRESETS:
-        raise ModelError(_unknown("preset", preset, PRESETS))
     record = MODELS[name]
+    if preset is not None and record.presets and preset not in record.presets:
+        raise ModelError(_unknown("preset", preset, record.presets))
     if record.prompted:
         load_ahead()
     packaged, file = WEIGHTS[record.weights], None if weights is None else Path(weights)
