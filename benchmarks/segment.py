@@ -56,8 +56,8 @@ def measure(row: str, options: argparse.Namespace) -> dict[str, Any]:
     from torchvision.models.optical_flow import raft_small
 
     import matchcut
+    from matchcut.flow.raft import Raft
     from matchcut.masks import write_mask
-    from matchcut.models.raft import Raft
     from matchcut.models.transport_net import TransportNetSettings, build_transport_net
     from matchcut.refinement import guided
     from matchcut.tracking.automatic import FlowSource, Segmenter, with_motion

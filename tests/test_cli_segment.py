@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from matchcut.cli import shared as cli_shared
+from matchcut.flow.fields import write_flow
 from matchcut.masks import read_mask
-from matchcut.video.flow import write_flow
 from matchcut.video.writer import VideoWriter, write_png
 
 SIZE, COUNT = (96, 160), 6
@@ -208,7 +208,7 @@ def test_raft_runs_from_a_local_file(tmp_path):
     import torch
     from torchvision.models.optical_flow import raft_small
 
-    from matchcut.models.raft import Raft
+    from matchcut.flow.raft import Raft
 
     torch.manual_seed(0)
     torch.save(raft_small(weights=None).state_dict(), tmp_path / "raft.pth")

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from matchcut.errors import ModelError, OutputError, VideoError
+from matchcut.flow.fields import write_flow
+from matchcut.flow.source import FlowSource, with_motion
 from matchcut.masks import object_ids
 from matchcut.models.base import AutomaticModel, ModelSpec
 from matchcut.models.catalogue import AUTOMATIC
@@ -15,10 +17,8 @@ from matchcut.tracking import automatic
 from matchcut.tracking.annotations import Provenance
 from matchcut.tracking.automatic import Segmenter, confidence_of
 from matchcut.tracking.instances import confident_frames, pieces, split
-from matchcut.tracking.motion import FlowSource, with_motion
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
-from matchcut.video.flow import write_flow
 from matchcut.video.reader import Video
 from matchcut.video.writer import write_png
 from matchcut.weights.store import load_model

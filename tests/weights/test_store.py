@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from matchcut.errors import ModelError
+from matchcut.flow.raft import Raft
 from matchcut.models.backbones import Backbone
 from matchcut.models.catalogue import DEFAULT_MODEL, MODELS
 from matchcut.models.label_propagation import GRID, PRESETS, SETTINGS, STAGES, STRIDE, LabelPropagation
 from matchcut.models.mask_vos import MaskVOS
 from matchcut.models.mask_vos.form import FORMS, MaskVOSForm, MaskVOSSettings
-from matchcut.models.raft import Raft
 from matchcut.training.objectives.mask_vos.flip_distillation import mean_over_flips
 from matchcut.video.reader import Video
 from matchcut.weights import store

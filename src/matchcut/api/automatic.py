@@ -9,16 +9,16 @@ from matchcut.api.guided import Source
 from matchcut.api.passes import Passes
 from matchcut.api.runs import check_outputs, remarks, run
 from matchcut.errors import ModelError, PromptError
+from matchcut.flow.fields import dis_flow
+from matchcut.flow.source import FlowSource
 from matchcut.models.base import AutomaticModel
 from matchcut.models.catalogue import AUTOMATIC
 from matchcut.tracking.automatic import Segmenter
 from matchcut.tracking.device import pick_device
 from matchcut.tracking.instances import After, annotations_from
-from matchcut.tracking.motion import FlowSource
 from matchcut.tracking.outputs import Outputs
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Progress, Tracker
-from matchcut.video.flow import dis_flow
 from matchcut.video.reader import Video
 from matchcut.weights.store import load_model, model_of
 
@@ -84,7 +84,7 @@ def flow_source(
     if str(flow) == "dis":
         return FlowSource(dis_flow, cache=cache)
     if not Path(flow).is_dir():
-        from matchcut.models.raft import Raft  # torchvision's models take a second to load
+        from matchcut.flow.raft import Raft  # torchvision's models take a second to load
 
         return FlowSource(Raft(str(flow), weights, pick_device(device)), cache=cache)
     return FlowSource(folder=Path(flow), cache=cache)

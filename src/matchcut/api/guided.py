@@ -5,12 +5,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from matchcut.errors import MaskError, PromptError
 from matchcut.folders import IMAGES, files_in
-from matchcut.masks import MAX_OBJECTS, LabelMap, check_mask, object_ids, read_masks
+from matchcut.masks import MAX_OBJECTS, Frame, LabelMap, check_mask, object_ids, read_masks
 from matchcut.models.base import GuidedModel
 from matchcut.tracking.inputs import Boxes, Mask, as_annotations, as_boxes, as_label_map
 from matchcut.tracking.prompts import box_to_mask, check_box, combine
@@ -19,7 +18,6 @@ from matchcut.tracking.tracker import Progress, Tracker
 from matchcut.video.reader import Video
 from matchcut.weights.store import model_of
 
-Frame = NDArray[np.uint8]
 Source = str | Path | Sequence[Any] | NDArray[Any] | Video
 """What a `Video` takes, or a `Video`."""
 Prompt = Mask | Mapping[Any, Mask] | None

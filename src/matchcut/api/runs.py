@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matchcut.api.guided import Frame, Prompt, annotations_of
+from matchcut.api.guided import Prompt, annotations_of
 from matchcut.api.passes import Passes
 from matchcut.api.records import earlier_run, measured_of, seconds_of, update_record, versions, weakest_of
 from matchcut.errors import PromptError
 from matchcut.files import make_folder
 from matchcut.manifest import check_run, run_folder
-from matchcut.masks import LabelMap, write_mask
+from matchcut.masks import Frame, LabelMap, write_mask
 from matchcut.tracking.automatic import Segmenter
 from matchcut.tracking.inputs import Boxes
 from matchcut.tracking.outputs import CHECKPOINT, KIND, RECORD, Outputs, read_of, write_record

@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from matchcut.data.footage import Footage, Frame, FrameReader
+from matchcut.data.footage import Footage, FrameReader
 from matchcut.errors import DatasetError
+from matchcut.masks import Frame
 
 Maps = NDArray[np.float32]
 """(..., 2, 3): affine maps of points (x, y)."""
@@ -234,8 +235,8 @@ def draw_maps(
 
 
 def warp(frame: NDArray[Any], to_frame: NDArray[Any], size: tuple[int, int], *, nearest: bool = False) -> NDArray[Any]:
-    """The crop of (H, W) that a map (2, 3) from its points to the frame (see `Clips.draw`) shows of a frame, a label map
-    or a field of vectors.
+    """The crop of (H, W) that a map (2, 3) from its points to the frame (see `Clips.draw`) shows of a frame, a label
+    map or a field of vectors.
 
     Bilinear and mirrored at the frame's border; or, for label maps, the nearest pixel, and 0 outside the frame.
     """

@@ -10,15 +10,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from matchcut.errors import DatasetError, VideoError
 from matchcut.files import atomic_path, make_folder
 from matchcut.folders import IMAGES, VIDEOS, counts, natural_key
+from matchcut.masks import Frame
 from matchcut.video.images import image_size, read_image
 from matchcut.video.reader import Video
-
-Frame = NDArray[np.uint8]
 
 TRUTH = frozenset({"annotations", "annotations_unsupervised", "groundtruth", "ground-truth", "labels", "masks", "inst"})
 """Folders of these names, in lower case, hold masks and are passed over."""

@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matchcut.data.clips import ClipConfig, VideoSamples, draw_maps, jitter, warp
-from matchcut.data.footage import Footage, Frame
+from matchcut.data.footage import Footage
 from matchcut.data.pasting import Mask, Motion, adapt_colours, moving_piece, paste, soften
 from matchcut.data.readers import read_dataset
 from matchcut.data.sequence import Sequence as MaskedSequence
 from matchcut.data.sequence import read_truth
 from matchcut.errors import DatasetError
-from matchcut.video.flow import Flow, camera_flow, dis_flow, draw_flow
+from matchcut.flow.fields import Flow, camera_flow, dis_flow, draw_flow
+from matchcut.masks import Frame
 
 _ORDER, _SAMPLE = 11, 12  # what random numbers are for
 

@@ -15,8 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from matchcut.data.footage import Frame
-from matchcut.masks import LabelMap
+from matchcut.masks import Frame, LabelMap
 
 Mask = NDArray[np.bool_]
 Alpha = NDArray[np.float32]

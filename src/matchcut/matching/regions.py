@@ -12,7 +12,7 @@ from matchcut.errors import ShapeError
 from matchcut.matching.base import at_least_float32, full_precision, product
 
 PIXELS = 16_384
-"""Pixels of each mask that are held as float32 at once."""
+"""Frame of each mask that are held as float32 at once."""
 MASKS = 8
 """Whole masks that are held as float32 at once."""
 

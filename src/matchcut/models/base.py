@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from matchcut.masks import LabelMap
+from matchcut.masks import Frame, LabelMap
 from matchcut.models.contract import check_policy
-from matchcut.refinement import Pixels, Refined, Soft, cubic
+from matchcut.refinement import Refined, Soft, cubic
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class MemoryPolicy:
         check_policy(self, "MemoryPolicy")
 
 
-SideData = Callable[[int, str, Pixels], Any]
+SideData = Callable[[int, str, Frame], Any]
 """Makes side data of a frame from its index, its name and its pixels (H, W, 3), uint8: proposals, say. It is called in
 the thread that reads frames ahead."""
 
@@ -66,9 +66,9 @@ class ModelSpec:
     """Whether `segment` and `remember` take about half of a frame's time: then, on a CPU, the next frame is encoded and
     the last one refined beside them."""
     grid: int = 8
-    """Pixels of a cell of its features."""
+    """Frame of a cell of its features."""
     mask_grid: int = 8
-    """Pixels of a cell of its soft masks."""
+    """Frame of a cell of its soft masks."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class AnnotatedFrame:
     """An annotated frame, for `GuidedModel.adapt`."""
 
     frame: ModelInput
-    pixels: Pixels
+    pixels: Frame
     """(H, W, 3) uint8, RGB, at the frame's own size."""
     labels: LabelMap
     """(H, W)."""
@@ -168,7 +168,7 @@ class GuidedModel(Protocol):
         """
         return Reference(features, F.interpolate(masks, size=features.shape[2:], mode="area"), annotated)
 
-    def refine(self, soft: Soft, ids: Sequence[int], image: Pixels) -> Refined:
+    def refine(self, soft: Soft, ids: Sequence[int], image: Frame) -> Refined:
         """The label map of a frame (H, W) and how sure each object is, from the soft masks that are shown
         (1 + N, h, w). By default enlarged by `matchcut.refinement.cubic`; `linear` and `guided` stand beside it."""
         return cubic(soft, ids, image)

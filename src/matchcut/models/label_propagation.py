@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matchcut.errors import ModelError
+from matchcut.masks import Frame
 from matchcut.matching import affinity
 from matchcut.models.backbones import Backbone
 from matchcut.models.base import GuidedModel, MemoryPolicy, ModelInput, ModelSpec, Prediction, Reference, fingerprint_of
 from matchcut.models.resampling import join_maps
 from matchcut.models.search_region import near_objects
-from matchcut.refinement import Pixels, Refined, Soft, cubic, linear
+from matchcut.refinement import Refined, Soft, cubic, linear
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class LabelPropagation(nn.Module, GuidedModel):
             masks[:, 0] = torch.where(where, masks[:, 0], 1.0)
         return Prediction(masks)
 
-    def refine(self, soft: Soft, ids: Sequence[int], image: Pixels) -> Refined:
+    def refine(self, soft: Soft, ids: Sequence[int], image: Frame) -> Refined:
         """Enlarged as the protocol has it."""
         how = cubic if self.settings.enlarge == "cubic" else linear
         return how(soft, ids, image, stretch=self.settings.stretch)

@@ -11,19 +11,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from matchcut.masks import LabelMap
+from matchcut.masks import Frame, LabelMap
 from matchcut.refinement.edge_classifier import EdgeClassifier
 from matchcut.refinement.upsampling import FAINT, guided_upsample, shrink
 
-Pixels = NDArray[np.uint8]
-"""The pixels of a frame: (H, W, 3), RGB."""
 Soft = NDArray[np.float32]
 """(1 + N, h, w) soft masks, background first."""
 Refined = tuple[LabelMap, dict[int, float]]
 """The label map of a frame (H, W), and how sure each object is, 0 to 1."""
 
 
-def linear(soft: Soft, ids: Sequence[int], image: Pixels, *, stretch: bool = False) -> Refined:
+def linear(soft: Soft, ids: Sequence[int], image: Frame, *, stretch: bool = False) -> Refined:
     """Soft masks enlarged linearly to the size of the frame; the largest wins.
 
     Args:
@@ -32,13 +30,13 @@ def linear(soft: Soft, ids: Sequence[int], image: Pixels, *, stretch: bool = Fal
     return _largest(soft, ids, image, cv2.INTER_LINEAR, stretch), confidence_of(soft, ids)
 
 
-def cubic(soft: Soft, ids: Sequence[int], image: Pixels, *, stretch: bool = False) -> Refined:
+def cubic(soft: Soft, ids: Sequence[int], image: Frame, *, stretch: bool = False) -> Refined:
     """As `linear`, enlarged by cubic interpolation, which keeps corners and thin parts that a linear one rounds off."""
     return _largest(soft, ids, image, cv2.INTER_CUBIC, stretch), confidence_of(soft, ids)
 
 
 def guided(
-    soft: Soft, ids: Sequence[int], image: Pixels, *, edges: EdgeClassifier | None = None, weight: float = 0.0
+    soft: Soft, ids: Sequence[int], image: Frame, *, edges: EdgeClassifier | None = None, weight: float = 0.0
 ) -> Refined:
     """Soft masks enlarged along the edges of the frame, by the guided filter (`matchcut.refinement.upsampling`).
 
@@ -87,7 +85,7 @@ def confidence_of(soft: Soft, ids: Sequence[int]) -> dict[int, float]:
     return result
 
 
-def _largest(soft: Soft, ids: Sequence[int], image: Pixels, interpolation: int, stretch: bool) -> LabelMap:
+def _largest(soft: Soft, ids: Sequence[int], image: Frame, interpolation: int, stretch: bool) -> LabelMap:
     size = (image.shape[0], image.shape[1])
 
     def enlarged(mask: NDArray[np.float32]) -> NDArray[Any]:

@@ -13,9 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from matchcut.masks import IGNORE, LabelMap
-
-Frame = NDArray[np.uint8]
+from matchcut.masks import IGNORE, Frame, LabelMap
 
 BITS = 5
 """Of each channel."""

@@ -17,15 +17,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from matchcut.masks import IGNORE, LabelMap, resize_labels
+from matchcut.masks import IGNORE, Frame, LabelMap, resize_labels
 from matchcut.refinement.colours import colours_of, log_odds_of, look_up
 from matchcut.refinement.upsampling import guided_upsample, shrink
 
-Frame = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 UNSURE = 0.02
-"""Pixels are learned from whose masks are between this and 1 - this."""
+"""Frame are learned from whose masks are between this and 1 - this."""
 REACH = 1 / 60
 """And no further than this from what was found, as a share of the frame's height."""
 LIMIT = 2.0

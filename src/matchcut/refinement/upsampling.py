@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Frame = NDArray[np.uint8]
+from matchcut.masks import Frame
 
 FAINT = 0.01
 """Where a soft mask is below this all around, it is taken for 0."""

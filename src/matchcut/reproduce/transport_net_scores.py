@@ -17,6 +17,7 @@ from matchcut.data import read_dataset, read_truth
 from matchcut.data.clips import ClipConfig
 from matchcut.errors import DatasetError, PromptError
 from matchcut.files import atomic_path, make_folder, read_csv, write_csv
+from matchcut.flow.fields import camera_flow, dis_flow, draw_flow
 from matchcut.folders import VIDEOS
 from matchcut.masks import write_mask
 from matchcut.matching.factorised import GroupedTransport, LongShortTransport
@@ -30,7 +31,6 @@ from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
 from matchcut.training import training_loop
 from matchcut.training.config import OptimiserConfig, ScheduleConfig, TrainConfig
-from matchcut.video.flow import camera_flow, dis_flow, draw_flow
 from matchcut.video.reader import Video
 from matchcut.weights.store import load_model
 

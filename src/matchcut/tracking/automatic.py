@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from matchcut.errors import PromptError
-from matchcut.masks import LabelMap
+from matchcut.flow.source import FlowSource, Moving, Pair, with_motion
+from matchcut.masks import Frame, LabelMap
 from matchcut.matching.threads import limit_threads
 from matchcut.models.base import AutomaticModel, ModelInput
 from matchcut.models.contract import check_automatic, check_probability, check_size
-from matchcut.refinement import Pixels, guided
+from matchcut.refinement import guided
 from matchcut.tracking.checkpoint import CHECKPOINTS, EVERY, load_checkpoint, save_checkpoint
 from matchcut.tracking.device import pick_device, pick_precision
-from matchcut.tracking.motion import FlowSource, Moving, Pair, with_motion
 from matchcut.tracking.pipeline import prefetch, together
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import OnFrame, Progress
@@ -188,11 +188,11 @@ class Segmenter:
         confidence = round(confidence_of(soft) * (STILL_SHARE if one.still else 1.0), 4)
         return _Found(index, soft, labels, confidence, one.still, one.cut and index > 0)
 
-    def _resized(self, frames: Iterable[tuple[int, Pixels]]) -> Iterator[tuple[int, Pair]]:
+    def _resized(self, frames: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, Pair]]:
         for index, frame in frames:
             yield index, (frame, self.resize(frame))
 
-    def resize(self, frame: Pixels) -> Pixels:
+    def resize(self, frame: Frame) -> Frame:
         """A frame (H, W, 3) in the size that the network sees."""
         size = self._working(frame.shape[:2])
         how = cv2.INTER_AREA if size[0] < frame.shape[0] else cv2.INTER_CUBIC
@@ -226,6 +226,6 @@ def confidence_of(soft: Soft) -> float:
     return sure / (float(inside.sum()) + float(soft[~inside].sum())) if sure else 0.0
 
 
-def to_image(pixels: Pixels) -> Tensor:
+def to_image(pixels: Frame) -> Tensor:
     """(H, W, 3) uint8 to (1, 3, H, W) in [0, 1], channels last."""
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].to(torch.float32, memory_format=torch.channels_last) / 255

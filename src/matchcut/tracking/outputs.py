@@ -7,14 +7,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from matchcut.errors import OutputError
 from matchcut.files import atomic_path, make_folder
 from matchcut.manifest import Manifest
-from matchcut.masks import LabelMap, encode_rle, object_ids, tight_boxes
+from matchcut.masks import Frame, LabelMap, encode_rle, object_ids, tight_boxes
 from matchcut.video.images import UNREADABLE
 from matchcut.video.overlay import cutout, draw_overlay
 from matchcut.video.writer import VideoWriter, write_png
@@ -22,7 +20,6 @@ from matchcut.video.writer import VideoWriter, write_png
 if TYPE_CHECKING:
     from matchcut.video.reader import Video
 
-Frame = NDArray[np.uint8]
 Cutout = Literal["png", "mov"]
 
 RECORD = "timeline.json"

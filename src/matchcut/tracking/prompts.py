@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from matchcut.errors import PromptError
-from matchcut.masks import MAX_OBJECTS, LabelMap
+from matchcut.masks import MAX_OBJECTS, Frame, LabelMap
 
-Frame = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels, the end exclusive."""
 

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from matchcut.masks import one_hot
+from matchcut.masks import Frame, one_hot
 from matchcut.models.base import AnnotatedFrame, GuidedModel, MemoryPolicy
 from matchcut.models.contract import check_finite, check_prediction, check_refined, check_remembered, check_soft
-from matchcut.refinement import Pixels, Refined
+from matchcut.refinement import Refined
 from matchcut.tracking.checkpoint import pack, unpack
 from matchcut.tracking.memory import Slot, reference_frames
 
@@ -58,7 +58,7 @@ class Segmented:
         check_finite(self.model, shown, where)
         return shown
 
-    def refine(self, soft: NDArray[np.float32], image: Pixels) -> Refined:
+    def refine(self, soft: NDArray[np.float32], image: Frame) -> Refined:
         """The label map of the frame (H, W) and how sure each object is, from what `soft` gave."""
         found = self.model.refine(soft, self.ids, image)
         check_refined(self.model, found, image.shape[:2])

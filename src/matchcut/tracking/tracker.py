@@ -17,11 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from matchcut.errors import MaskError, PromptError, VideoError
-from matchcut.masks import LabelMap, check_mask, object_ids
+from matchcut.masks import Frame, LabelMap, check_mask, object_ids
 from matchcut.matching.threads import limit_threads
 from matchcut.models.base import AnnotatedFrame, GuidedModel, MemoryPolicy, ModelInput
 from matchcut.models.contract import check_guided, check_policy, check_size
-from matchcut.refinement import Pixels
 from matchcut.tracking.annotations import Annotations, Provenance
 from matchcut.tracking.checkpoint import CHECKPOINTS, EVERY, load_checkpoint, save_checkpoint, unpack
 from matchcut.tracking.device import pick_device, pick_precision, side_by_side
@@ -219,7 +218,7 @@ class Tracker:
             yield index, labels.copy()
         _check_in_time(annotations, taken, index + 1, ended=True)
 
-    def stream_soft(self, frames: Iterable[Pixels], first: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    def stream_soft(self, frames: Iterable[Frame], first: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """Carry soft maps of the first frame, masks or heat maps, to each frame after it: as they are remembered,
         neither decoded nor refined.
 
@@ -325,7 +324,7 @@ class Tracker:
 
     def _run(
         self, timeline: Timeline, propagation: Propagation, first: int, last: int, beside: Lock, apart: bool
-    ) -> Iterator[tuple[int, Pixels, Segmented]]:
+    ) -> Iterator[tuple[int, Frame, Segmented]]:
         """Go through a segment from `first` to `last`.
 
         Args:
@@ -338,13 +337,13 @@ class Tracker:
         prepared = ((index, (index, pixels)) for index, pixels in frames)
         begin = partial(limit_threads, torch.get_num_threads())
 
-        def resized(one: tuple[int, Pixels]) -> tuple[Pixels, Pixels, Mapping[str, Any]]:
+        def resized(one: tuple[int, Frame]) -> tuple[Frame, Frame, Mapping[str, Any]]:
             index, pixels = one
             return self._resize(pixels), pixels, self._side(index, video.frame_name(index), pixels)
 
         with prefetch(prepared, resized) as read:
 
-            def encoded() -> Iterator[tuple[int, tuple[Any, Pixels]]]:
+            def encoded() -> Iterator[tuple[int, tuple[Any, Frame]]]:
                 started = perf_counter()
                 for index, (small, pixels, side) in read:
                     self._count("read", started)
@@ -367,7 +366,7 @@ class Tracker:
         made: Provenance,
         beside: Lock,
         index: int,
-        pixels: Pixels,
+        pixels: Frame,
         found: Segmented,
         kept: bytes | None,
     ) -> LabelMap:
@@ -377,10 +376,10 @@ class Tracker:
         timeline.put(index, labels, confidence, made, kept, given.get(index))
         return labels
 
-    def _refined(self, found: Segmented, pixels: Pixels) -> LabelMap:
+    def _refined(self, found: Segmented, pixels: Frame) -> LabelMap:
         return self._refine(found, pixels)[0]
 
-    def _refine(self, found: Segmented, pixels: Pixels) -> tuple[LabelMap, dict[int, float]]:
+    def _refine(self, found: Segmented, pixels: Frame) -> tuple[LabelMap, dict[int, float]]:
         started = perf_counter()
         soft = found.soft()
         started = self._count("show", started)
@@ -393,13 +392,13 @@ class Tracker:
     def _frame(self, timeline: Timeline, index: int) -> ModelInput:
         return self._input(timeline.video[index], index, timeline.video.frame_name(index))
 
-    def _input(self, pixels: Pixels, index: int, name: str) -> ModelInput:
+    def _input(self, pixels: Frame, index: int, name: str) -> ModelInput:
         return self._tensor(self._resize(pixels), index, name, self._side(index, name, pixels))
 
-    def _side(self, index: int, name: str, pixels: Pixels) -> Mapping[str, Any]:
+    def _side(self, index: int, name: str, pixels: Frame) -> Mapping[str, Any]:
         return {what: make(index, name, pixels) for what, make in self.spec.side.items()}
 
-    def _resize(self, pixels: Pixels) -> Pixels:
+    def _resize(self, pixels: Frame) -> Frame:
         """A frame at the working size."""
         height, width = pixels.shape[:2]
         scale, step = self.size / min(height, width) if self.size else 1.0, self.spec.multiple
@@ -410,7 +409,7 @@ class Tracker:
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         return np.asarray(cv2.resize(pixels, small, interpolation=how), np.uint8)
 
-    def _tensor(self, small: Pixels, index: int, name: str, side: Mapping[str, Any]) -> ModelInput:
+    def _tensor(self, small: Frame, index: int, name: str, side: Mapping[str, Any]) -> ModelInput:
         tensor = torch.from_numpy(small).to(self.device).permute(2, 0, 1)[None]  # channels_last as it lies
         return ModelInput(tensor.float().div_(255), index, name, side)
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from matchcut.errors import ModelError
+from matchcut.masks import Frame
 from matchcut.matching import Affinity, affinity, join, near_edges, refine
 from matchcut.models.backbones import Backbone, channels_of
 from matchcut.models.base import (
@@ -46,7 +47,7 @@ from matchcut.models.mask_vos.form import FORMS, MaskVOSForm, MaskVOSSettings
 from matchcut.models.mask_vos.target_model import Evidence, evidence_of, target_score
 from matchcut.models.resampling import enlarge, finer, halve, join_maps, to_grid
 from matchcut.models.search_region import RECENT, boxes_of, where_to_look
-from matchcut.refinement import Pixels, Refined, Soft, cubic, guided
+from matchcut.refinement import Refined, Soft, cubic, guided
 from matchcut.refinement.edge_classifier import EdgeClassifier, learn
 
 SURE = 1e-3
@@ -187,7 +188,7 @@ class MaskVOS(nn.Module, GuidedModel):
         other._edges = learn([(one.pixels, one.labels) for one in annotated], ids, (height, width))
         return other
 
-    def refine(self, soft: Soft, ids: Sequence[int], image: Pixels) -> Refined:
+    def refine(self, soft: Soft, ids: Sequence[int], image: Frame) -> Refined:
         """Enlarged along the edges of the frame, where the edge classifier has its say."""
         if "guided" in self.settings.steps:
             return guided(soft, ids, image, edges=self._edges, weight=EDGES)

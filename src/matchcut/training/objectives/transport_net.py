@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from matchcut.data.footage import Frame
 from matchcut.data.moving import MovingConfig, MovingFrames, find_sequences
 from matchcut.errors import TrainingError
+from matchcut.masks import Frame
 from matchcut.models.transport_net import FORMS, Matching, TransportNet, TransportNetSettings, build_transport_net
 from matchcut.training.config import TrainConfig, parse
 from matchcut.training.objectives.base import Batch, Losses, Objective, Say

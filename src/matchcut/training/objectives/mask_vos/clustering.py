@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from matchcut.data.footage import Footage, Frame, FrameReader
+from matchcut.data.footage import Footage, FrameReader
 from matchcut.errors import ShapeError
+from matchcut.masks import Frame
 from matchcut.matching.base import full_precision
 from matchcut.matching.transport import sinkhorn
 from matchcut.training.views import to_images

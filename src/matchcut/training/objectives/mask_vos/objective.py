@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from matchcut.data.clips import Clips
-from matchcut.data.footage import Frame, FrameReader, find_videos
+from matchcut.data.footage import FrameReader, find_videos
 from matchcut.errors import TrainingError
+from matchcut.masks import Frame
 from matchcut.models.backbones import Backbone
 from matchcut.models.mask_vos import MaskVOS, build_mask_vos
 from matchcut.models.mask_vos.decoders import DeepMaskEncoder, FrameFeatures

@@ -7,8 +7,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from matchcut.data.footage import Frame
-from matchcut.masks import LabelMap
+from matchcut.masks import Frame, LabelMap
 from matchcut.training.objectives.mask_vos.correspondence import TEMPERATURE
 from matchcut.video.overlay import draw_overlay
 

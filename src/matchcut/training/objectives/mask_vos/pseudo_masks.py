@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from matchcut.data.footage import Frame
-from matchcut.masks import LabelMap
+from matchcut.masks import Frame, LabelMap
 from matchcut.training.objectives.mask_vos.clustering import Clusters
 
 OBJECTS = 2

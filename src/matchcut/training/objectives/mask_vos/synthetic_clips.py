@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from matchcut.data.footage import Frame
 from matchcut.data.pasting import adapt_colours, moving_piece, paste, region, smooth_shape, soften, with_limbs
-from matchcut.masks import LabelMap
+from matchcut.masks import Frame, LabelMap
 from matchcut.matching.base import full_precision
 from matchcut.training.objectives.mask_vos.pseudo_masks import OBJECTS
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from matchcut.errors import VideoError
-from matchcut.video import flow as flows
-from matchcut.video.flow import (
+from matchcut.flow.fields import (
     STILL,
     camera_flow,
     dis_flow,
@@ -19,6 +18,7 @@ from matchcut.video.flow import (
     resize_flow,
     write_flow,
 )
+from matchcut.flow import fields as flows
 
 SIZE = (120, 160)
 

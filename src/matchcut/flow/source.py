@@ -9,9 +9,7 @@ import numpy as np
 
 from matchcut.errors import VideoError
 from matchcut.files import make_folder
-from matchcut.folders import files_in
-from matchcut.refinement import Pixels
-from matchcut.video.flow import (
+from matchcut.flow.fields import (
     FILES,
     STILL,
     Flow,
@@ -23,10 +21,12 @@ from matchcut.video.flow import (
     read_flow,
     write_flow,
 )
+from matchcut.folders import files_in
+from matchcut.masks import Frame
 
-Pair = tuple[Pixels, Pixels]
+Pair = tuple[Frame, Frame]
 """A frame as it is, and as the network sees it."""
-FlowOf = Callable[[Pixels, Pixels], Flow]
+FlowOf = Callable[[Frame, Frame], Flow]
 """From one frame to another, both RGB (H, W, 3) uint8 of one size, to (H, W, 2) float32 in pixels."""
 
 
@@ -34,11 +34,11 @@ FlowOf = Callable[[Pixels, Pixels], Flow]
 class Moving:
     """A frame with its motion."""
 
-    frame: Pixels
+    frame: Frame
     """(H, W, 3) as it is."""
-    small: Pixels
+    small: Frame
     """(h, w, 3) as the network sees it."""
-    flow: Pixels
+    flow: Frame
     """(h, w, 3) its optical flow, drawn; white where nothing moves."""
     still: bool
     """Whether nothing moves, or the motion cannot be known: a single frame, or one between two cuts."""
@@ -74,8 +74,8 @@ class FlowSource:
             make_folder(cache)
 
     def of(
-        self, name: str, first: Pixels, second: Pixels, *, file: bool = True, camera: bool = True
-    ) -> tuple[Pixels, bool]:
+        self, name: str, first: Frame, second: Frame, *, file: bool = True, camera: bool = True
+    ) -> tuple[Frame, bool]:
         """The picture of the flow of the frame called `name`, and whether nothing moves in it.
 
         Args:
@@ -85,7 +85,7 @@ class FlowSource:
         Raises:
             VideoError: its file is damaged.
         """
-        found: Flow | Pixels
+        found: Flow | Frame
         if file and name in self.files:
             found = read_flow(self.files[name], (first.shape[0], first.shape[1]))
         else:
@@ -99,7 +99,7 @@ class FlowSource:
             flow = flow - camera_flow(flow)
         return draw_flow(flow), motion_of(flow) < STILL
 
-    def _computed(self, name: str, first: Pixels, second: Pixels) -> Flow | Pixels:
+    def _computed(self, name: str, first: Frame, second: Frame) -> Flow | Frame:
         """In the half precision in which it is kept, so that it is the same whether it was kept or not."""
         if self.cache is None:
             return self.compute(first, second).astype(np.float16).astype(np.float32)

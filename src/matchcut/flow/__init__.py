@@ -1,0 +1,1 @@
+"""Optical flow: computed, drawn, read and written, kept; and where scenes end."""
