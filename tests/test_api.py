@@ -71,7 +71,7 @@ def test_a_folder_of_masks_brings_objects_in_later(frames, tmp_path):
         labels = picture(index)[1]
         write_mask(tmp_path / f"f{index}.png", np.where(labels == number, labels, 0).astype(np.uint8))
     timeline = track(frames, tmp_path)
-    assert timeline.annotated == [0, 3] and timeline.objects() == [1, 2] and timeline.entering() == [3]
+    assert timeline.annotated == [0, 3] and timeline.objects() == [1, 2] and timeline.annotations.entering == {3}
     assert not any((timeline.labels(index) == 2).any() for index in range(3))
     assert (timeline.labels(3) == 1).any() and (timeline.labels(7) == 2).any()
 

@@ -69,7 +69,7 @@ def test_masks_a_record_and_all_else_it_can_write(segment, clip, tmp_path, preci
     about = record(out)
     assert about["model"] == "transport-net" and len(about["confidence"]) == COUNT and about["flow"] == "dis_flow"
     assert about["objects"] == [1] and about["annotations"] == []
-    assert about["weights_sha256"] and not about["notes"].get("still") and not about["notes"].get("cut")
+    assert about["weights_sha256"] and about["notes"] == {}
     assert (out / "overlay.mp4").exists() and (out / "coco.json").exists()
     assert len(list((out / "cutout").iterdir())) == COUNT
     assert not (out / ".resume.jsonl").exists()

@@ -243,8 +243,6 @@ def test_published_sizes_and_contexts(benchmark, size, context):
     assert Choice(preset="crw", size=64).tracker(PROTOCOLS[benchmark]).size == 64
     default = Choice().tracker(PROTOCOLS[benchmark])
     assert default.size == 432
-    settings = default.model.settings
-    assert ((settings.blend, settings.edge, settings.target) == (1.0, None, 0.0)) == (benchmark == "jhmdb")
 
 
 def test_youtube_vos_to_the_zip_that_the_server_takes(run, tmp_path):
@@ -484,7 +482,7 @@ def test_a_damaged_mask_is_named_and_made_anew(run, tmp_path):
 
 def test_a_sequence_with_the_longest_name_is_run_and_gone_on_with(run, tmp_path, monkeypatch):
     root, out, name = davis(tmp_path / "davis", (("s" * 249, 3),)), tmp_path / "out", "s" * 249
-    monkeypatch.setattr("matchcut.tracking.tracker.CHECKPOINT_EVERY", 1)
+    monkeypatch.setattr("matchcut.tracking.tracker.EVERY", 1)
     assert run("davis2016", "--root", root, "-o", out).code == 0
     assert len(stems(out / "masks" / name)) == 3
 

@@ -23,8 +23,8 @@ from matchcut.tracking.tracker import Tracker
 
 SIZE = (64, 96)
 
-PLAIN = {"policy": MemoryPolicy(5), "temperature": 0.05, "radius": 12, "steps": frozenset()}
-FINER = frozenset({"finer"})
+PLAIN = {"policy": MemoryPolicy(5), "temperature": 0.05, "radius": 12, "steps": ()}
+FINER = ("finer",)
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_only_edges_are_decoded_and_what_is_remembered_is_what_was_carried(small
         carried = small.read(features, references)
         found = small.with_settings(blend=0.0).segment(features, references, None, [1])
         shown = found.shown()
-        everywhere = shown_by(small.with_settings(blend=0.0, steps=frozenset()), features, references)
+        everywhere = shown_by(small.with_settings(blend=0.0, steps=()), features, references)
     edges = near_edges(F.interpolate(carried.coarse, scale_factor=2, mode="bilinear"), network.EDGE)
     assert torch.equal(carried.edges, edges) and 0.05 < edges.float().mean() < 0.95
     torch.testing.assert_close(found.masks, carried.large)
@@ -386,7 +386,7 @@ def test_the_tracker_drives_it(small):
 @pytest.mark.parametrize("form", ["small", "resnet18"])
 def test_every_parameter_learns(form):
     torch.manual_seed(0)
-    model = build_mask_vos(replace(FORMS[form], value=8, widths=(16, 8)), MaskVOSSettings(steps=frozenset()))
+    model = build_mask_vos(replace(FORMS[form], value=8, widths=(16, 8)), MaskVOSSettings(steps=()))
     features = [model.embed(picture(seed, (64, 64))) for seed in (1, 2)]
     given = masks(2, (64, 64))
     coarse, rounds = model(features[1], [model.remember(features[0], given, annotated=True)])
@@ -491,7 +491,7 @@ def test_edges_are_matched_on_the_finer_grid_and_the_rest_is_enlarged(small, mon
         features = small.embed(image)
         reference = small.remember(features, given, annotated=True)
         fine = small.with_settings(top_k=1).read(features, [reference]).large
-        coarse = small.with_settings(top_k=1, steps=frozenset()).read(features, [reference]).large
+        coarse = small.with_settings(top_k=1, steps=()).read(features, [reference]).large
     # A frame matched to itself: where it was matched anew, nothing is lost.
     near = near_edges(coarse, network.EDGE)
     torch.testing.assert_close(fine[:, 1][near], reference.values[:, 1][near])

@@ -115,7 +115,7 @@ def test_masks_of_a_stream_are_those_of_a_timeline(tmp_path: Path) -> None:
     first = read_mask(EXAMPLES / "bunny_first.png")
     made = {}
     for learned_of in (False, True):
-        steps = STEPS if learned_of else STEPS - {"edges"}
+        steps = STEPS if learned_of else STEPS[:-1]
         tracker = matchcut.Tracker(matchcut.load_model("mask-vos").with_settings(steps=steps, size=128))
         (tmp_path / str(learned_of)).mkdir()
         timeline = Timeline(video, tmp_path / str(learned_of))
@@ -134,7 +134,7 @@ def test_where_an_object_was_annotated_only_later_nothing_is_learned() -> None:
     second[:40, :40] = 2
     made = {}
     for learned_of in (False, True):
-        steps = STEPS if learned_of else STEPS - {"edges"}
+        steps = STEPS if learned_of else STEPS[:-1]
         tracker = matchcut.Tracker(matchcut.load_model("mask-vos").with_settings(steps=steps, size=128))
         made[learned_of] = [labels for _, labels in tracker.stream(video, {0: first, 2: second})]
     np.testing.assert_array_equal(made[False][0], made[True][0])

@@ -31,16 +31,16 @@ from matchcut.weights.store import load_model
 
 Say = Callable[[str], None]
 
-NETWORK: dict[str, Any] = {"steps": frozenset({"finer"})}
+NETWORK: dict[str, Any] = {"steps": ("finer",)}
 """Of inference: what matching and network give, with nothing after them."""
 ROUNDS: dict[str, dict[str, Any]] = {
-    "coarse": {"blend": 1.0, "steps": frozenset()},
+    "coarse": {"blend": 1.0, "steps": ()},
     "matched finer": {"blend": 1.0, **NETWORK},
     "round 0": {"rounds": 0, **NETWORK},
     "round 1": NETWORK,
     "round 2": {"rounds": 2, **NETWORK},
-    "along edges": {"steps": frozenset({"finer", "guided"})},
-    "target model": {"steps": frozenset({"finer", "guided", "target"})},
+    "along edges": {"steps": ("finer", "guided")},
+    "target model": {"steps": ("finer", "guided", "target")},
     "pixels": {},
 }
 """What is carried on the grid of cells, with its edges on the finer grid, what R rounds of decoding make of it; one

@@ -22,6 +22,7 @@ from matchcut.files import atomic_path, make_folder, read_csv, write_csv
 from matchcut.folders import VIDEOS
 from matchcut.masks import write_mask
 from matchcut.matching.factorised import GroupedTransport, LongShortTransport
+from matchcut.models.base import AutomaticModel, ModelInput, ModelSpec
 from matchcut.models.catalogue import AUTOMATIC
 from matchcut.models.transport_net import TransportNet
 from matchcut.tracking.automatic import Segmenter, to_image
@@ -78,14 +79,14 @@ SMALL = TrainConfig(
 TRACKED = "TransportNet, its surest frames tracked"
 
 
-class FlowMagnitude:
+class FlowMagnitude(AutomaticModel):
     """The plainest rival: what moves faster than half of the fastest, the camera's own motion taken off."""
 
-    size, multiple = 320, 32
+    spec = ModelSpec(size=320, multiple=32)
 
-    def segment(self, image: Tensor, flow: Tensor) -> Tensor:
-        """(B, 1, H, W): the speed is the saturation of the picture."""
-        return 1 - flow.amin(1, keepdim=True)
+    def segment(self, frame: ModelInput) -> Tensor:
+        """(1, 1, H, W): the speed is the saturation of the picture of the flow."""
+        return 1 - frame.side["flow"].amin(1, keepdim=True)
 
 
 def table_1(

@@ -52,7 +52,7 @@ FORMS: dict[str, MaskVOSForm] = {
 """The paper's two, ResNet-18 with light masks, and the small one whose keys start as the default label propagation."""
 
 
-STEPS = frozenset({"finer", "target", "guided", "edges"})
+STEPS = ("finer", "target", "guided", "edges")
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ class MaskVOSSettings:
     """Rounds of refinement, R; 0 decodes what was carried. The paper has 2."""
     blend: float = 0.5
     """Weight of what was carried in the mask that is shown; 1 leaves the decoder out."""
-    steps: frozenset[str] = STEPS
+    steps: tuple[str, ...] = STEPS
     """Of what the paper does not have: "finer", matching at edges anew on the finer grid; "target", the linear
     foreground/background classifier of cells; "guided", upsampling along the edges of the frame; and "edges", there,
     the classifier of pixels that is learned on the annotated frames."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 0 or not 0 <= self.blend <= 1 or not self.steps <= STEPS:
+        if self.rounds < 0 or not 0 <= self.blend <= 1 or not {*self.steps} <= {*STEPS}:
             raise ValueError(
-                f"expected rounds >= 0, blend in [0, 1] and steps of {', '.join(sorted(STEPS))}, got {self.rounds}, "
+                f"expected rounds >= 0, blend in [0, 1] and steps of {', '.join(STEPS)}, got {self.rounds}, "
                 f"{self.blend} and {self.steps}"
             )

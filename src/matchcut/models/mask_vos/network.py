@@ -180,7 +180,7 @@ class MaskVOS(nn.Module, GuidedModel):
     @torch.no_grad()
     def adapt(self, annotated: Sequence[AnnotatedFrame], ids: Sequence[int]) -> "MaskVOS":
         """With an edge classifier that is learned on the annotated frames."""
-        if not annotated or not {"guided", "edges"} <= self.settings.steps:
+        if not annotated or not {"guided", "edges"} <= {*self.settings.steps}:
             return self
         height, width = (2 * side for side in self._cells(annotated[0].frame.image))
         other = copy.copy(self)
