@@ -234,8 +234,8 @@ def draw_maps(
 
 
 def warp(frame: NDArray[Any], to_frame: NDArray[Any], size: tuple[int, int], *, nearest: bool = False) -> NDArray[Any]:
-    """The crop of (H, W) that a map (2, 3) from its points to the frame (see `Clips.draw`) shows of a frame, a label map
-    or a field of vectors.
+    """The crop of (H, W) of a frame, a label map or a field of vectors that a map (2, 3) shows, which leads from its
+    points to the frame (see `Clips.draw`).
 
     Bilinear and mirrored at the frame's border; or, for label maps, the nearest pixel, and 0 outside the frame.
     """
