@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from matchcut.data.clips import ClipConfig, Clips, between, choose_frames, draw_maps, draw_view, jitter, warp
+from matchcut.data.clips import ClipConfig, Clips, choose_frames, draw_maps, draw_view, jitter, warp
 from matchcut.data.footage import FrameReader, find_videos, read_reduced, shrink
 from matchcut.errors import DatasetError
 from matchcut.video.images import read_image
@@ -254,16 +254,6 @@ def test_crops_cover_the_area_asked_for_and_all_frames_alike() -> None:
         assert 0.8 - 1e-9 <= width * 160 / (height * 90) <= 1.25 + 1e-9
     assert 0.3 - 1e-9 <= min(areas) < 0.33 and 0.57 < max(areas) <= 0.6 + 1e-9
     assert 0.4 < np.mean(mirrored) < 0.6
-
-
-def test_views_are_related_by_their_maps() -> None:
-    config = ClipConfig(size=(32, 40), rotation=20, shake=0.1)
-    one, other = (draw_maps(np.random.default_rng(seed), config, (60, 90), 4).astype(np.float32) for seed in (1, 2))
-    across = between(one, other)
-    point = np.array([3.0, 5.0, 1.0])
-    there = across @ point  # (T, 2) in the other view
-    same = np.einsum("tij,tj->ti", other, np.column_stack([there, np.ones(4)]))
-    assert np.allclose(same, one @ point, atol=1e-5)
 
 
 def test_label_maps_are_warped_without_new_ids() -> None:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from matchcut.data.pasting import (
-    Layer,
     Motion,
+    Piece,
     adapt_colours,
     moving_piece,
     paste,
@@ -41,13 +41,13 @@ def black(frames: int = 4) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_labels_are_where_the_piece_is_to_the_pixel(seed):
-    layer = moving_piece(rng(seed), *white(), 4, SIZE)
-    frames, labels = paste(black(), [layer])
+    piece = moving_piece(rng(seed), *white(), 4, SIZE)
+    frames, labels = paste(black(), [piece])
     assert np.array_equal(labels == 1, frames[..., 0] > 127) and labels.any()
 
 
 def test_later_layers_hide_earlier_ones_and_distractors_are_background():
-    below, above = (Layer(np.full((2, *SIZE, 3), c, np.uint8), np.zeros((2, *SIZE), np.float32)) for c in (100, 200))
+    below, above = (Piece(np.full((2, *SIZE, 3), c, np.uint8), np.zeros((2, *SIZE), np.float32)) for c in (100, 200))
     below.alpha[:, 10:40, 10:40] = 1
     above.alpha[:, 20:50, 20:50] = 1
     frames, labels = paste(black(2), [below, above])
@@ -63,10 +63,10 @@ def test_later_layers_hide_earlier_ones_and_distractors_are_background():
 def test_the_background_stays_as_it_was_and_is_not_written_to():
     background = rng().integers(0, 255, (3, *SIZE, 3), dtype=np.uint8)
     before = background.copy()
-    layer = moving_piece(rng(1), *white(), 3, SIZE)
-    frames, _ = paste(background, [layer])
+    piece = moving_piece(rng(1), *white(), 3, SIZE)
+    frames, _ = paste(background, [piece])
     assert np.array_equal(background, before)
-    assert np.array_equal(frames[layer.alpha == 0], before[layer.alpha == 0])
+    assert np.array_equal(frames[piece.alpha == 0], before[piece.alpha == 0])
     nothing, labels = paste(background, [])
     assert np.array_equal(nothing, before) and not labels.any()
 
@@ -75,17 +75,17 @@ def test_the_background_stays_as_it_was_and_is_not_written_to():
 
 
 def test_a_piece_without_motion_keeps_still_and_has_its_size():
-    layer = moving_piece(rng(3), *white(), 4, SIZE, STILL)
-    assert all(np.array_equal(one, layer.alpha[0]) for one in layer.alpha)
+    piece = moving_piece(rng(3), *white(), 4, SIZE, STILL)
+    assert all(np.array_equal(one, piece.alpha[0]) for one in piece.alpha)
     expected = 0.4**2 * SIZE[0] * SIZE[1]
     wide = moving_piece(rng(3), *white(), 1, (600, 800), STILL).alpha
-    assert layer.alpha[0].sum() <= 1.1 * expected
+    assert piece.alpha[0].sum() <= 1.1 * expected
     assert wide.sum() == pytest.approx(0.4**2 * 600 * 800, rel=0.05) or wide[0, [0, -1]].any() or wide[0, :, 0].any()
 
 
 def test_a_piece_moves_smoothly():
-    layer = moving_piece(rng(1), *white(), 8, (200, 200), Motion(size=(0.2, 0.2), shift=0.03))
-    centres = np.array([np.argwhere(one > 0.5).mean(0) for one in layer.alpha])
+    piece = moving_piece(rng(1), *white(), 8, (200, 200), Motion(size=(0.2, 0.2), shift=0.03))
+    centres = np.array([np.argwhere(one > 0.5).mean(0) for one in piece.alpha])
     steps = np.diff(centres, axis=0)
     assert np.abs(steps).max() <= 0.03 * 200 + 2 and np.abs(centres[-1] - centres[0]).max() > 2
     assert np.abs(np.diff(steps, axis=0)).max() < 3  # no jerks
@@ -98,35 +98,35 @@ def test_the_same_generator_gives_the_same_piece():
 
 
 def test_an_empty_mask_gives_an_empty_layer():
-    layer = moving_piece(rng(), white()[0], np.zeros((40, 40), bool), 2, SIZE)
-    assert not layer.alpha.any() and layer.frames.shape == (2, *SIZE, 3)
-    assert adapt_colours(layer, black(2), 1.0) is layer
-    assert np.array_equal(soften(layer, 1.0).alpha, layer.alpha)
+    piece = moving_piece(rng(), white()[0], np.zeros((40, 40), bool), 2, SIZE)
+    assert not piece.alpha.any() and piece.frames.shape == (2, *SIZE, 3)
+    assert adapt_colours(piece, black(2), 1.0) is piece
+    assert np.array_equal(soften(piece, 1.0).alpha, piece.alpha)
 
 
 # --- looks
 
 
 def test_softening_blurs_the_edge_and_leaves_the_labels():
-    layer = moving_piece(rng(), *white(), 2, SIZE, Motion(size=(0.5, 0.5), turn=0, bend=0))
-    soft = soften(layer, 1.0)
-    _, before = paste(black(2), [layer])
+    piece = moving_piece(rng(), *white(), 2, SIZE, Motion(size=(0.5, 0.5), turn=0, bend=0))
+    soft = soften(piece, 1.0)
+    _, before = paste(black(2), [piece])
     frames, after = paste(black(2), [soft])
     assert (before != after).mean() < 0.005
     between = ((frames > 25) & (frames < 230)).mean()
-    assert between > 2 * (((f := paste(black(2), [layer])[0]) > 25) & (f < 230)).mean()
-    assert soften(layer, 0) is layer
+    assert between > 2 * (((f := paste(black(2), [piece])[0]) > 25) & (f < 230)).mean()
+    assert soften(piece, 0) is piece
 
 
 def test_colours_come_to_those_of_the_clip():
     background = np.clip(rng().normal((60, 120, 180), 10, (2, *SIZE, 3)), 0, 255).astype(np.uint8)
     frame, mask = white()
     frame = np.clip(rng(1).normal((200, 80, 90), 20, frame.shape), 0, 255).astype(np.uint8)
-    layer = moving_piece(rng(2), frame, mask, 2, SIZE, STILL)
-    inside = layer.alpha[0] > 0.5
-    whole, half = (adapt_colours(layer, background, share).frames[0][inside].mean(0) for share in (1.0, 0.5))
+    piece = moving_piece(rng(2), frame, mask, 2, SIZE, STILL)
+    inside = piece.alpha[0] > 0.5
+    whole, half = (adapt_colours(piece, background, share).frames[0][inside].mean(0) for share in (1.0, 0.5))
     np.testing.assert_allclose(whole, (60, 120, 180), atol=4)
-    own = layer.frames[0][inside].mean(0)
+    own = piece.frames[0][inside].mean(0)
     np.testing.assert_allclose(half, (own + whole) / 2, atol=2)
 
 

@@ -85,10 +85,10 @@ def test_copies_move_a_little_and_look_the_same():
 )
 def test_a_layer_learns_what_greedy_matching_cannot(task, name, steps, rise, beyond, monkeypatch):
     monkeypatch.setattr(MODULE, "POINTS", 1)
-    layer = MODULE.LAYERS[task][name]
-    (_, first), (last_step, last) = MODULE._train(layer, 0, steps, by_costs=False)
+    trial = MODULE.TRIALS[task][name]
+    (_, first), (last_step, last) = MODULE._train(trial, 0, steps, by_costs=False)
     assert last_step == steps
-    held_out = MODULE.LAYERS[task][MODULE.ROWS].problems(100, generator())
+    held_out = MODULE.TRIALS[task][MODULE.ROWS].problems(100, generator())
     ties = 1e-3 * torch.rand(held_out.costs.shape, generator=generator())
     by_greedy = MODULE._accuracy(greedy(held_out.costs + ties), held_out, generator())
     assert last[""] > first[""] + rise and last[""] > by_greedy + beyond, (first, last, by_greedy)
@@ -102,7 +102,7 @@ def test_the_command_draws_a_curve_a_layer(tmp_path, monkeypatch):
     assert picture.read_bytes().startswith(b"\x89PNG")
     with table.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    for task, layers in MODULE.LAYERS.items():
+    for task, layers in MODULE.TRIALS.items():
         for name in layers:
             curve = [row for row in rows if (row["task"], row["layer"]) == (task, name)]
             assert [int(row["step"]) for row in curve] == [0, 2, 4]
@@ -110,11 +110,11 @@ def test_the_command_draws_a_curve_a_layer(tmp_path, monkeypatch):
     assert {row["accuracy"] for row in rows if row["layer"] == "Hungarian, true costs" and row["task"] == "twins"} == {
         "1.000"
     }
-    assert len(said) == sum(len(layers) + 2 for layers in MODULE.LAYERS.values())
+    assert len(said) == sum(len(layers) + 2 for layers in MODULE.TRIALS.values())
 
 
 def test_the_same_seed_gives_the_same_numbers(monkeypatch):
     monkeypatch.setattr(MODULE, "POINTS", 1)
-    layer = MODULE.LAYERS["twins"]["assign"]
-    one, same, other = (list(MODULE._train(layer, seed, 5, by_costs=True)) for seed in (0, 0, 1))
+    trial = MODULE.TRIALS["twins"]["assign"]
+    one, same, other = (list(MODULE._train(trial, seed, 5, by_costs=True)) for seed in (0, 0, 1))
     assert one == same != other

@@ -1,6 +1,8 @@
 """TransportNet's figure 6 drawn small, its plain layers, and Sinkhorn's limits."""
 
 import csv
+import multiprocessing
+import os
 
 import pytest
 import torch
@@ -27,17 +29,20 @@ def test_the_plain_layers_are_what_ours_are_measured_against():
 
 
 def test_figure_6_measures_every_layer(tmp_path, monkeypatch):
-    few = {name: transport_net.LAYERS[name] for name in ("full, plain", "factorised, matchcut")}  # a process each
-    monkeypatch.setattr(transport_net, "LAYERS", few)
+    names = ("full, plain", "factorised, matchcut")  # a process each
+    few = {name: transport_net.IMPLEMENTATIONS[name] for name in names}
+    monkeypatch.setattr(transport_net, "IMPLEMENTATIONS", few)
     said = []
     picture, table = transport_net.figure_6(tmp_path, say=said.append, sizes=((16, 4),))
     assert picture.read_bytes().startswith(b"\x89PNG")
     rows = rows_of(table)
-    assert [row["layer"] for row in rows] == list(transport_net.LAYERS) and len(said) == len(rows)
+    assert [row["layer"] for row in rows] == list(transport_net.IMPLEMENTATIONS) and len(said) == len(rows)
     assert all(float(row["seconds"]) > 0 for row in rows)
 
 
-def test_sinkhorn_tends_to_the_permutation_and_to_doubly_stochastic(tmp_path):
+def test_sinkhorn_tends_to_the_permutation_and_to_doubly_stochastic(tmp_path, monkeypatch):
+    monkeypatch.setattr(transport_net, "PROBLEMS", 5)
+    monkeypatch.setattr(transport_net, "EPSILONS", (0.3, 0.1, 0.001))
     picture, table = transport_net.sinkhorn_limits(tmp_path, say=lambda line: None)
     assert picture.is_file()
     rows = rows_of(table)
@@ -50,9 +55,11 @@ def test_sinkhorn_tends_to_the_permutation_and_to_doubly_stochastic(tmp_path):
 
 def test_a_layer_that_cannot_be_measured_says_so(monkeypatch):
     monkeypatch.setattr(transport_net, "_measure", _dies)
+    forked = multiprocessing.get_context("fork")  # it dies at once: nothing of what it inherits matters
+    monkeypatch.setattr(transport_net.multiprocessing, "get_context", lambda how: forked)
     with pytest.raises(MemoryError, match="full, plain at 16x16x4 was stopped"):
         transport_net.measured("full, plain", (16, 4), 0)
 
 
-def _dies(answer, *_):
-    raise SystemExit(9)
+def _dies(*_):
+    os._exit(9)

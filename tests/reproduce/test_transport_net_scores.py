@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from matchcut.data.clips import ClipConfig
-from matchcut.errors import DatasetError, PromptError
+from matchcut.errors import DatasetError, OutputError, PromptError
 from matchcut.masks import write_mask
 from matchcut.models.transport_net import FORMS, TransportNetForm
 from matchcut.reproduce import reproduce
@@ -126,3 +126,22 @@ def test_figure_4_draws_arrows_to_the_strongest_matches(root, tmp_path):
 def test_a_folder_of_no_benchmark_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="neither DAVIS-2016"):
         reproduce("transport-net", "table-1", tmp_path / "out", say=quiet, root=tmp_path)
+
+
+def test_overwriting_begins_anew_and_touches_nothing_of_the_users(root, tmp_path):
+    out, row = tmp_path / "out", "flow magnitude above half"
+    how = {"say": quiet, "root": root, "only": [row]}
+    (path,) = reproduce("transport-net", "table-1", out, **how)
+    before = table(path)
+    masks = out / "flow-magnitude-above-half" / "masks" / "left"
+    times = {one: one.stat().st_mtime_ns for one in masks.iterdir()}
+    (out / "mine.txt").write_text("mine")
+    reproduce("transport-net", "table-1", out, **how)
+    assert {one: one.stat().st_mtime_ns for one in masks.iterdir()} == times  # gone on with: nothing was to do
+    reproduce("transport-net", "table-1", out, overwrite=True, **how)
+    assert all(one.stat().st_mtime_ns > time for one, time in times.items())
+    assert table(path) == before and (out / "mine.txt").read_text() == "mine"
+    path.write_text("mine")
+    with pytest.raises(OutputError, match=r"table-1\.csv: is in the way"):
+        reproduce("transport-net", "table-1", out, overwrite=True, **how)
+    assert path.read_text() == "mine"

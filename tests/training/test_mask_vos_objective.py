@@ -90,7 +90,7 @@ def logged(out: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("settings", "name", "share"),
-    [({"terms": ["masks"], "pasted": 1.0}, "masks", 0.6), ({"terms": ["long-term"]}, "long", 0.8)],
+    [({"terms": ["masks"], "pasted": 1.0}, "masks", 0.7), ({"terms": ["long-term"]}, "long", 0.8)],
     ids=["masks", "correspondence"],
 )
 def test_the_loss_of_a_batch_falls(
@@ -99,7 +99,7 @@ def test_the_loss_of_a_batch_falls(
     made = objective(videos, tmp_path, **settings)
     batch, optimiser = batch_of(made), torch.optim.Adam(made.network.parameters(), 5e-3)
     found = []
-    for _ in range(30):
+    for _ in range(15):
         np.random.seed(0)  # the same pieces each time
         with computed_in(precision):
             total, parts = made.loss(batch, 0)

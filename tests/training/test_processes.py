@@ -28,7 +28,7 @@ def rows(out: Path) -> list[dict[str, float]]:
 
 def test_a_run_killed_at_any_moment_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     data = write_videos(tmp_path / "data", 9, 5)
-    recipe = write_recipe(tmp_path, workers=1, epochs="40")
+    recipe = write_recipe(tmp_path, workers=1, epochs="15")
     train(read_config(recipe), data, tmp_path / "whole", device="cpu")
     out = tmp_path / "run"
     command = [sys.executable, TOY, str(recipe), str(data), str(out), "--resume"]
@@ -44,7 +44,7 @@ def test_a_run_killed_at_any_moment_goes_on_as_if_nothing_had_been(tmp_path: Pat
         process.stdout.close()
     told: list[str] = []
     train(read_config(recipe), data, out, resume=True, device="cpu", say=told.append)
-    assert ", 0 of" not in told[0] and "160 of 160" not in told[0]
+    assert ", 0 of" not in told[0] and "60 of 60" not in told[0]
     assert rows(out) == rows(tmp_path / "whole")
     one, other = (load_file(folder / "weights.safetensors") for folder in (out, tmp_path / "whole"))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -89,8 +89,8 @@ def test_two_processes_have_the_losses_of_one_with_twice_the_batch(tmp_path: Pat
 
 
 MASK_VOS = """
-architecture = "small", start = "scratch", terms = ["long-term", "short-term", "masks"], dice_weight = 0.5,
-edge_weight = 4, pasted = 0.7, perturb = 0.5, cycle = 0.3, mask_clips = """
+architecture = "resnet18-light", backbone = "test_resnet", start = "scratch", dice_weight = 0.5, edge_weight = 4,
+terms = ["long-term", "short-term", "masks"], pasted = 0.7, perturb = 0.5, cycle = 0.3, mask_clips = """
 
 
 def test_so_they_have_with_all_terms_of_mask_vos(tmp_path: Path) -> None:

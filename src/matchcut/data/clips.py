@@ -235,8 +235,8 @@ def draw_maps(
 
 
 def warp(frame: NDArray[Any], to_frame: NDArray[Any], size: tuple[int, int], *, nearest: bool = False) -> NDArray[Any]:
-    """The crop of (H, W) that a map (2, 3) from its points to the frame (see `Clips.draw`) shows of a frame, a label
-    map or a field of vectors.
+    """The crop of (H, W) of a frame, a label map or a field of vectors that a map (2, 3) shows, which leads from its
+    points to the frame (see `Clips.draw`).
 
     Bilinear and mirrored at the frame's border; or, for label maps, the nearest pixel, and 0 outside the frame.
     """
@@ -257,11 +257,3 @@ def jitter(random: np.random.Generator, frames: Frame, strength: float) -> Frame
     # One linear map of the three channels, rounded and cut to 0-255 at the end only.
     changed = cv2.transform(frames.reshape(-1, 1, 3), matrix)
     return changed.reshape(frames.shape).astype(np.uint8, copy=False)
-
-
-def between(first: Maps, second: Maps) -> NDArray[np.float64]:
-    """Maps (..., 2, 3) from points of one view's crop to those of another that show the same place, both in pixels."""
-    row = np.broadcast_to([[0.0, 0.0, 1.0]], (*first.shape[:-2], 1, 3))
-    square = [np.concatenate([np.asarray(one, np.float64), row], axis=-2) for one in (first, second)]
-    found: NDArray[np.float64] = (np.linalg.inv(square[1]) @ square[0])[..., :2, :]
-    return found

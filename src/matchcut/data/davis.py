@@ -4,9 +4,10 @@ Layouts: the published archives as davisvideochallenge/davis2017-evaluation (`da
 read them.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
-from matchcut.data.listing import folders, images_in, read_list, singles
+from matchcut.data.listing import folders, read_list, sequence_of, singles
 from matchcut.data.sequence import Form, Sequence
 from matchcut.errors import DatasetError
 
@@ -63,11 +64,8 @@ def _sequences(root: Path, truths: str, names: list[str] | None, form: Form, *, 
     images_at, truths_at = _level(root / "JPEGImages"), _level(root / truths)
     made = []
     for name in names if names is not None else [folder.name for folder in folders(truths_at)]:
-        problems: list[str] = []
-        images = images_in(images_at / name, problems)
-        masks = images_in(truths_at / name, problems)
-        problems += _gaps(images_at / name, images)
-        made.append(Sequence(name, images, singles(masks), form, dense=dense, problems=tuple(problems)))
+        one = sequence_of(name, images_at / name, truths_at / name, form, dense=dense)
+        made.append(replace(one, problems=(*one.problems, *_gaps(images_at / name, one.images))))
     return made
 
 

@@ -4,7 +4,9 @@ import codecs
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from matchcut.data.sequence import Form, Sequence
 from matchcut.errors import DatasetError
 from matchcut.folders import IMAGES, files_in, folders_in
 
@@ -56,6 +58,17 @@ def images_in(folder: Path, problems: list[str]) -> dict[str, Path]:
     if not found:
         problems.append(f"{folder}: holds no image; restore them")
     return found
+
+
+def sequence_of(name: str, images_at: Path, truths_at: Path, form: Form, **more: Any) -> Sequence:
+    """A sequence whose frames are the images of one folder, and their truths those of another, paired by stem.
+
+    Args:
+        more: see `Sequence`.
+    """
+    problems: list[str] = []
+    images, truths = images_in(images_at, problems), images_in(truths_at, problems)
+    return Sequence(name, images, singles(truths), form, problems=tuple(problems), **more)
 
 
 def singles(files: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:

@@ -139,10 +139,10 @@ class MovingFrames(VideoSamples):
         size = other.shape[:2]
         moved = _shifted(rng, other)
         path = Motion(size=(0.15, 0.6), shift=0.06, turn=3.0, growth=0.03, bend=0.02)
-        layer = moving_piece(rng, frame, mask, 2, (size[0], size[1]), path)
+        piece = moving_piece(rng, frame, mask, 2, (size[0], size[1]), path)
         background = np.stack([other, moved])
-        layer = soften(adapt_colours(layer, background, rng.uniform(0, 0.7)), rng.uniform(0, 1.2))
-        mixed, labels = paste(background, [layer])
+        piece = soften(adapt_colours(piece, background, rng.uniform(0, 0.7)), rng.uniform(0, 1.2))
+        mixed, labels = paste(background, [piece])
         return (mixed[0], mixed[1]), labels[0] > 0
 
     def _flow(self, pair: tuple[Frame, Frame], maps: NDArray[np.float64]) -> Flow:

@@ -47,7 +47,7 @@ MOTION = Motion()
 
 
 @dataclass(frozen=True)
-class Layer:
+class Piece:
     """A piece as it lies over each frame of a clip."""
 
     frames: Frame
@@ -56,40 +56,40 @@ class Layer:
     """(T, H, W) in [0, 1], 0 where there is nothing of it."""
 
 
-def paste(background: Frame, layers: Sequence[Layer], numbers: Sequence[int] | None = None) -> tuple[Frame, LabelMap]:
+def paste(background: Frame, pieces: Sequence[Piece], numbers: Sequence[int] | None = None) -> tuple[Frame, LabelMap]:
     """Lay pieces over a clip, each over those before it.
 
     Args:
         background: (T, H, W, 3).
-        layers: of the same size.
+        pieces: of the same size.
         numbers: the label of each, 1, 2, ... where None. With 0 a piece is a distractor: it hides what it covers and
             is background itself, so that to be pasted does not make an object.
 
     Returns:
         The clip (T, H, W, 3), and its label maps uint8 (T, H, W): a pixel is the piece's that gives it most.
     """
-    numbers = list(range(1, len(layers) + 1)) if numbers is None else numbers
+    numbers = list(range(1, len(pieces) + 1)) if numbers is None else numbers
     mixed = background.copy()
     labels = np.zeros(background.shape[:3], np.uint8)
-    for layer, number in zip(layers, numbers, strict=True):
-        box = _box(layer.alpha)
-        alpha = layer.alpha[box]
+    for piece, number in zip(pieces, numbers, strict=True):
+        box = _box(piece.alpha)
+        alpha = piece.alpha[box]
         below = mixed[box].astype(np.float32)
-        mixed[box] = np.rint(below + alpha[..., None] * (layer.frames[box] - below))
+        mixed[box] = np.rint(below + alpha[..., None] * (piece.frames[box] - below))
         labels[box][alpha > 0.5] = number
     return mixed, labels
 
 
 def moving_piece(
     rng: np.random.Generator, frame: Frame, mask: Mask, length: int, size: tuple[int, int], motion: Motion = MOTION
-) -> Layer:
+) -> Piece:
     """A piece cut out of a frame (h, w, 3) by its mask (h, w), on a path of its own over `length` frames of a size
-    (H, W). An empty mask gives an empty layer."""
+    (H, W). An empty mask gives an empty piece."""
     height, width = size
-    layer = Layer(np.zeros((length, height, width, 3), np.uint8), np.zeros((length, height, width), np.float32))
+    piece = Piece(np.zeros((length, height, width, 3), np.uint8), np.zeros((length, height, width), np.float32))
     rows, columns = mask.nonzero()
     if not len(rows):
-        return layer
+        return piece
     middle = np.array([(columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2])
     extent = float(np.sqrt((np.ptp(columns) + 1) * (np.ptp(rows) + 1)))
     share = rng.uniform(*motion.size)
@@ -119,44 +119,44 @@ def moving_piece(
         at = (grid[box] + wander[index][box] - place[index].astype(np.float32)) @ back.T.astype(np.float32)
         at += middle.astype(np.float32)
         x, y = at[..., 0].copy(), at[..., 1].copy()
-        layer.frames[index][box] = cv2.remap(frame, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-        layer.alpha[index][box] = cv2.remap(alpha, x, y, cv2.INTER_LINEAR)
-    return layer
+        piece.frames[index][box] = cv2.remap(frame, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        piece.alpha[index][box] = cv2.remap(alpha, x, y, cv2.INTER_LINEAR)
+    return piece
 
 
-def soften(layer: Layer, sigma: float) -> Layer:
-    """A layer with its edge blurred, so that a sharp step is no sign of what was pasted. Labels stay where they were
+def soften(piece: Piece, sigma: float) -> Piece:
+    """A piece with its edge blurred, so that a sharp step is no sign of what was pasted. Labels stay where they were
     but for thin parts and corners.
 
     Args:
         sigma: of the Gaussian, in pixels; 0 changes nothing.
     """
     if sigma <= 0:
-        return layer
-    return Layer(layer.frames, np.stack([np.asarray(cv2.GaussianBlur(one, (0, 0), sigma)) for one in layer.alpha]))
+        return piece
+    return Piece(piece.frames, np.stack([np.asarray(cv2.GaussianBlur(one, (0, 0), sigma)) for one in piece.alpha]))
 
 
-def adapt_colours(layer: Layer, background: Frame, share: float) -> Layer:
-    """A layer with the mean and spread of its colours brought towards those of the clip it is laid over, as the first
+def adapt_colours(piece: Piece, background: Frame, share: float) -> Piece:
+    """A piece with the mean and spread of its colours brought towards those of the clip it is laid over, as the first
     frame in which it is seen shows them; the same change in all frames.
 
     Args:
         share: 0 leaves them, 1 gives the clip's.
     """
-    shown = [index for index, alpha in enumerate(layer.alpha) if (alpha > 0.5).any()]
+    shown = [index for index, alpha in enumerate(piece.alpha) if (alpha > 0.5).any()]
     if not shown or share == 0:
-        return layer
+        return piece
     first = shown[0]
-    mask = (layer.alpha[first] > 0.5).astype(np.uint8)
-    mean, spread = (one.ravel() for one in cv2.meanStdDev(layer.frames[first], mask=mask))
+    mask = (piece.alpha[first] > 0.5).astype(np.uint8)
+    mean, spread = (one.ravel() for one in cv2.meanStdDev(piece.frames[first], mask=mask))
     to_mean, to_spread = (one.ravel() for one in cv2.meanStdDev(background[first]))
     gain = 1 + share * (np.clip(to_spread / (spread + 1), 0.5, 2.0) - 1)
     level = mean + share * (to_mean - mean)
     values = np.clip(np.rint((np.arange(256)[:, None] - mean) * gain + level), 0, 255).astype(np.uint8)  # (256, 3)
-    box = _box(layer.alpha)
-    changed = layer.frames.copy()
+    box = _box(piece.alpha)
+    changed = piece.frames.copy()
     changed[box] = values[changed[box], np.arange(3)]
-    return Layer(changed, layer.alpha)
+    return Piece(changed, piece.alpha)
 
 
 def smooth_shape(rng: np.random.Generator, size: tuple[int, int], corners: int = 8) -> Mask:
@@ -208,20 +208,20 @@ def region(rng: np.random.Generator, frame: Frame, share: tuple[float, float] = 
         share: least and most of the frame's area that the region is grown to.
         cell: pixels between two seeds.
     """
-    pieces = superpixels(rng, frame, cell)
-    count = int(pieces.max()) + 1
-    areas = np.bincount(pieces.ravel(), minlength=count)
+    segments = superpixels(rng, frame, cell)
+    count = int(segments.max()) + 1
+    areas = np.bincount(segments.ravel(), minlength=count)
     colours = np.stack(
-        [np.bincount(pieces.ravel(), frame[..., one].ravel(), count) / np.maximum(areas, 1) for one in range(3)], 1
+        [np.bincount(segments.ravel(), frame[..., one].ravel(), count) / np.maximum(areas, 1) for one in range(3)], 1
     )
     beside = np.zeros((count, count), bool)
-    for a, b in ((pieces[1:], pieces[:-1]), (pieces[:, 1:], pieces[:, :-1])):
+    for a, b in ((segments[1:], segments[:-1]), (segments[:, 1:], segments[:, :-1])):
         beside[a, b] = beside[b, a] = True
-    ys, xs = np.indices(pieces.shape)
-    middles = np.stack([np.bincount(pieces.ravel(), at.ravel(), count) / np.maximum(areas, 1) for at in (ys, xs)], 1)
-    goal = rng.uniform(*share) * pieces.size
+    ys, xs = np.indices(segments.shape)
+    middles = np.stack([np.bincount(segments.ravel(), at.ravel(), count) / np.maximum(areas, 1) for at in (ys, xs)], 1)
+    goal = rng.uniform(*share) * segments.size
     chosen = np.zeros(count, bool)
-    chosen[pieces[rng.integers(frame.shape[0]), rng.integers(frame.shape[1])]] = True
+    chosen[segments[rng.integers(frame.shape[0]), rng.integers(frame.shape[1])]] = True
     while areas[chosen].sum() < goal:
         around = beside[chosen].any(0) & ~chosen
         if not around.any():
@@ -230,8 +230,8 @@ def region(rng: np.random.Generator, frame: Frame, share: tuple[float, float] = 
         unlike = np.linalg.norm(colours - (weights * colours[chosen]).sum(0), axis=1)
         far = np.linalg.norm(middles - (weights * middles[chosen]).sum(0), axis=1) / np.sqrt(goal)
         chosen[np.where(around, unlike + COMPACT * far, np.inf).argmin()] = True
-    outlines, _ = cv2.findContours(chosen[pieces].astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    filled = np.zeros(pieces.shape, np.uint8)
+    outlines, _ = cv2.findContours(chosen[segments].astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = np.zeros(segments.shape, np.uint8)
     cv2.drawContours(filled, [max(outlines, key=cv2.contourArea)], 0, 1, cv2.FILLED)
     return filled > 0
 

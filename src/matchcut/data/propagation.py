@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from matchcut.data.listing import images_in, read_list, singles
+from matchcut.data.listing import images_in, read_list, sequence_of
 from matchcut.data.sequence import ObjectInfo, Sequence
 from matchcut.errors import DatasetError
 from matchcut.folders import files_in
@@ -26,16 +26,9 @@ def vip(root: Path, split: str) -> list[Sequence]:
     """
     root = root / "VIP_Fine" if (root / "VIP_Fine").is_dir() else root
     classes = {number: ObjectInfo(name) for number, name in enumerate(VIP_CLASSES, start=1)}
-    made = []
-    for line in read_list(root / "lists" / f"{split}_videos.txt"):
-        name = line.split("/")[-1]
-        problems: list[str] = []
-        images = images_in(root / "Images" / name, problems)
-        masks = images_in(root / "Annotations" / "Category_ids" / name, problems)
-        made.append(
-            Sequence(name, images, singles(masks), "ids", dense=True, objects=classes, problems=tuple(problems))
-        )
-    return made
+    images_at, truths_at = root / "Images", root / "Annotations" / "Category_ids"
+    names = [line.split("/")[-1] for line in read_list(root / "lists" / f"{split}_videos.txt")]
+    return [sequence_of(name, images_at / name, truths_at / name, "ids", dense=True, objects=classes) for name in names]
 
 
 def jhmdb(root: Path, split: str) -> list[Sequence]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from matchcut.data.davis import davis2016, davis2017, davis2017_automatic
-from matchcut.data.listing import folders, images_in, singles
+from matchcut.data.listing import folders, images_in, sequence_of, singles
 from matchcut.data.motion import fbms, segtrack_v2, visal, youtube_objects
 from matchcut.data.propagation import jhmdb, vip
 from matchcut.data.sequence import Sequence
@@ -32,17 +32,9 @@ def folder(root: Path, split: str) -> list[Sequence]:
     elif files_in(place, IMAGES):
         images = images_in(place, problems)
     else:
-        made = []
-        for inner in folders(place):
-            problems = []
-            images, masks = images_in(inner, problems), images_in(ground / inner.name, problems)
-            made.append(_own(inner.name, images, masks, problems))
-        return made
-    return [_own(root.resolve().name, images, images_in(ground, problems), problems)]
-
-
-def _own(name: str, images: dict[str, Path], masks: dict[str, Path], problems: list[str]) -> Sequence:
-    return Sequence(name, images, singles(masks), "mask", enters_later=True, problems=tuple(problems))
+        return [sequence_of(one.name, one, ground / one.name, "mask", enters_later=True) for one in folders(place)]
+    masks, name = singles(images_in(ground, problems)), root.resolve().name
+    return [Sequence(name, images, masks, "mask", enters_later=True, problems=tuple(problems))]
 
 
 def _video_frames(root: Path) -> dict[str, Path]:

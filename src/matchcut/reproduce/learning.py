@@ -175,7 +175,7 @@ class Offsets(nn.Module):
 
 
 @dataclass(frozen=True)
-class Layer:
+class Trial:
     """What is trained on which problems, and how its network makes a match of a query and a reference."""
 
     problems: Callable[[int, torch.Generator], Problems]
@@ -221,11 +221,11 @@ def _costs(network: nn.Module, query: Tensor, reference: Tensor) -> Tensor:
 RIVALS = ROWS, GREEDY, HUNGARIAN = "row softmax", "row softmax, then greedy", "row softmax, then Hungarian"
 TRUE = "greedy, true costs", "Hungarian, true costs"
 WINDOW: dict[str, Any] = {"radius": REACH, "window": "square"}
-LAYERS: dict[str, dict[str, Layer]] = {
+TRIALS: dict[str, dict[str, Trial]] = {
     "twins": {
-        "assign": Layer(twins, Embedding, lambda net, q, r: assign(_costs(net, q, r)), 1000, 64, 0.003),
-        "sinkhorn": Layer(twins, Embedding, lambda net, q, r: sinkhorn(net(q), net(r)), 1000, 64, 0.003),
-        "long_short_sinkhorn": Layer(
+        "assign": Trial(twins, Embedding, lambda net, q, r: assign(_costs(net, q, r)), 1000, 64, 0.003),
+        "sinkhorn": Trial(twins, Embedding, lambda net, q, r: sinkhorn(net(q), net(r)), 1000, 64, 0.003),
+        "long_short_sinkhorn": Trial(
             mosaic,
             lambda: Embedding(BLOCK),
             lambda net, q, r: long_short_sinkhorn(net(q), net(r), groups=BLOCK),
@@ -233,14 +233,14 @@ LAYERS: dict[str, dict[str, Layer]] = {
             8,
             0.01,
         ),
-        ROWS: Layer(twins, Embedding, _rows, 1000, 64, 0.003),
+        ROWS: Trial(twins, Embedding, _rows, 1000, 64, 0.003),
     },
     "moved copies": {
-        "affinity": Layer(
+        "affinity": Trial(
             moved, Embedding, lambda net, q, r: affinity(net(q), net(r), temperature=0.1, **WINDOW), 300, 8, 0.003
         ),
-        "deform": Layer(moved, Offsets, lambda net, q, r: deform(net(q, r)), 300, 8, 0.006),
-        ROWS: Layer(moved, Embedding, _rows, 300, 8, 0.003),
+        "deform": Trial(moved, Offsets, lambda net, q, r: deform(net(q, r)), 300, 8, 0.006),
+        ROWS: Trial(moved, Embedding, _rows, 300, 8, 0.003),
     },
 }
 """By task; the last of each is the rival."""
@@ -255,25 +255,25 @@ def learning(out: Path, *, seed: int = 0, steps: int | None = None, say: Callabl
     Args:
         out: a folder, where learning.png and learning.csv are written.
         seed: of the problems and of the networks' first weights.
-        steps: of all layers; None takes those of `LAYERS`, one to two minutes on 2 cores.
+        steps: of all layers; None takes those of `TRIALS`, one to two minutes on 2 cores.
         say: called with a line for each layer.
 
     Raises:
         OutputError: they cannot be written.
     """
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
-    for task, layers in LAYERS.items():
+    for task, trials in TRIALS.items():
         curves[task] = {}
-        for name, layer in layers.items():
-            for step, found in _train(layer, seed, steps or layer.steps, by_costs=name == ROWS):
+        for name, trial in trials.items():
+            for step, found in _train(trial, seed, steps or trial.steps, by_costs=name == ROWS):
                 for suffix, accuracy in found.items():
                     curves[task].setdefault(suffix or name, []).append((step, accuracy))
             say(f"{task}, {name}: {curves[task][name][0][1]:.3f} to {curves[task][name][-1][1]:.3f}")
-        held_out = layer.problems(HELD_OUT * layer.batch, _generator(seed, 1))
+        held_out = trial.problems(HELD_OUT * trial.batch, _generator(seed, 1))
         ties = 1e-3 * torch.rand(held_out.costs.shape, generator=_generator(seed, 2))  # broken at random
         for solve, name in zip((greedy, hungarian), TRUE, strict=True):
             accuracy = _accuracy(solve(held_out.costs + ties), held_out, _generator(seed, 2))
-            curves[task][name] = [(0, accuracy), (steps or layer.steps, accuracy)]
+            curves[task][name] = [(0, accuracy), (steps or trial.steps, accuracy)]
             say(f"{task}, {name}: {accuracy:.3f}")
     picture = out / "learning.png"
     _draw(curves, picture)
@@ -281,24 +281,24 @@ def learning(out: Path, *, seed: int = 0, steps: int | None = None, say: Callabl
     return [picture, write_csv(out / "learning.csv", ("task", "layer", "step", "accuracy"), rows)]
 
 
-def _train(layer: Layer, seed: int, steps: int, by_costs: bool) -> Iterator[tuple[int, dict[str, float]]]:
+def _train(trial: Trial, seed: int, steps: int, by_costs: bool) -> Iterator[tuple[int, dict[str, float]]]:
     """Steps, and accuracies by then: of the match (""), and of `greedy` and `hungarian` on its costs if asked for."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = layer.network()
-    optimizer = torch.optim.Adam(network.parameters(), lr=layer.rate)
-    generator, held_out = _generator(seed, 0), layer.problems(HELD_OUT * layer.batch, _generator(seed, 1))
+        network = trial.network()
+    optimizer = torch.optim.Adam(network.parameters(), lr=trial.rate)
+    generator, held_out = _generator(seed, 0), trial.problems(HELD_OUT * trial.batch, _generator(seed, 1))
     for step in range(steps + 1):
         if step * POINTS // steps != (step - 1) * POINTS // steps:
             with torch.no_grad():
-                matches = {"": layer.match(network, held_out.query, held_out.reference)}
+                matches = {"": trial.match(network, held_out.query, held_out.reference)}
                 if by_costs:
                     costs = _costs(network, held_out.query, held_out.reference)
                     matches |= {GREEDY: greedy(costs), HUNGARIAN: hungarian(costs)}
             yield step, {name: _accuracy(one, held_out, _generator(seed, 2)) for name, one in matches.items()}
-        problems = layer.problems(layer.batch, generator)
+        problems = trial.problems(trial.batch, generator)
         _, target, values = problems.colours(generator)
-        carried = _carry(layer.match(network, problems.query, problems.reference), values)
+        carried = _carry(trial.match(network, problems.query, problems.reference), values)
         weight = 0.1 + (problems.query_things > 0)[:, None].float()  # most cells of a frame show nothing
         loss = (weight * (carried - target).square()).mean()
         optimizer.zero_grad()

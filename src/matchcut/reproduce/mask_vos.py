@@ -22,7 +22,7 @@ from matchcut.models.mask_vos import MaskVOS
 from matchcut.reproduce.scoring import Say, Scorer, chosen_rows, folder_name, percent, training_precision
 from matchcut.training import training_loop
 from matchcut.training.config import OptimiserConfig, TrainConfig
-from matchcut.training.objectives.mask_vos.objective import initial_network
+from matchcut.training.objectives.mask_vos.objective import initial_mask_vos
 from matchcut.video.images import read_image
 from matchcut.video.overlay import draw_overlay
 from matchcut.weights.store import load_model
@@ -184,7 +184,7 @@ def table_s2(
             model = _model(train(recipe, data, folder, overwrite=overwrite, resume=not overwrite, say=say))
             minutes = f"{_minutes(folder / 'log.jsonl', recipe):.2f}"
         else:
-            model = initial_network(architecture, "imagenet").eval()
+            model = initial_mask_vos(architecture, "imagenet").eval()
         modes = {"matched": {"blend": 1.0, **NETWORK}}
         if "masks" in settings.get("terms", ()):
             modes["decoded"] = NETWORK

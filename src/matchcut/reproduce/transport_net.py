@@ -9,6 +9,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,10 @@ from matchcut.matching import LongShortSinkhorn, LongSinkhorn, hungarian, sinkho
 EPSILON, ITERATIONS, GROUPS = 0.05, 20, (2, 4)
 SIZES = ((32, 64), (64, 64), (96, 64), (128, 64), (128, 2048))
 """Feature maps, side and channels; the last is the paper's."""
-Layer = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+PROBLEMS = 20
+"""Random costs of which Sinkhorn's limits are shown, with these epsilons and numbers of iterations."""
+EPSILONS, COUNTS = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001), (1, 3, 10, 30, 100, 300, 1000, 3000)
+Carry = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def plain_sinkhorn(appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +58,7 @@ def plain_long_short_sinkhorn(appearance: Tensor, motion: Tensor) -> tuple[Tenso
     return carried[0], carried[1]
 
 
-LAYERS: dict[str, Callable[[], Layer]] = {
+IMPLEMENTATIONS: dict[str, Callable[[], Carry]] = {
     "full, plain": lambda: plain_sinkhorn,
     "factorised, plain": lambda: plain_long_short_sinkhorn,
     "full, matchcut": lambda: LongSinkhorn(groups=1, epsilon=EPSILON, iterations=ITERATIONS),
@@ -76,13 +81,13 @@ def figure_6(
     """
     found: dict[tuple[str, tuple[int, int]], tuple[float, float]] = {}
     for size in sizes:
-        for name in LAYERS:
+        for name in IMPLEMENTATIONS:
             found[name, size] = measured(name, size, seed)
             say("{}, {}x{}x{}: {:.3f} s, {:.0f} MB".format(name, size[0], *size, *found[name, size]))
     labels = [f"{side}x{side}x{channels}" for side, channels in sizes]
     figure = new_figure(12, 4.2)
     for panel, number, title in zip(figure.subplots(1, 2), (0, 1), ("seconds", "peak memory, MB"), strict=True):
-        for colour, name in zip(COLOURS[: len(LAYERS)], LAYERS, strict=True):
+        for colour, name in zip(COLOURS[: len(IMPLEMENTATIONS)], IMPLEMENTATIONS, strict=True):
             values = [max(found[name, size][number], 1e-4) for size in sizes]
             panel.plot(labels, values, "o-" if "factorised" in name else "s--", color=colour, label=name)
         panel.set_yscale("log")
@@ -94,53 +99,29 @@ def figure_6(
     save(figure, out / "figure-6.png")
     rows = []
     for (name, size), (seconds, memory) in found.items():
-        full = found["full, plain", size]
-        rows.append(
-            (
-                name,
-                size[0],
-                size[1],
-                seconds,
-                memory,
-                full[0] / seconds,
-                100 * memory / full[1] if full[1] else math.nan,
-            )
-        )
-    header = (
-        "layer",
-        "side",
-        "channels",
-        "seconds",
-        "peak_mb",
-        "times_faster",
-        "percent_of_memory",
-    )  # than, of plain full
+        plain = found["full, plain", size]
+        share = 100 * memory / plain[1] if plain[1] else math.nan
+        rows.append((name, *size, seconds, memory, plain[0] / seconds, share))
+    header = ("layer", "side", "channels", "seconds", "peak_mb", "times_faster", "percent_of_memory")  # of plain full
     return [out / "figure-6.png", write_csv(out / "figure-6.csv", header, rows)]
 
 
 def measured(name: str, size: tuple[int, int], seed: int) -> tuple[float, float]:
     """Seconds of one forward pass of a layer, and its peak memory in MB, in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_measure, args=(theirs, name, size, seed))
-    process.start()
-    theirs.close()
-    try:
-        found: tuple[float, float] = ours.recv()
-    except EOFError:
-        process.join()
-        raise MemoryError(f"{name} at {size[0]}x{size[0]}x{size[1]} was stopped (exit {process.exitcode})") from None
-    process.join()
-    return found
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_measure, name, size, seed).result()
+        except BrokenProcessPool as error:
+            raise MemoryError(f"{name} at {size[0]}x{size[0]}x{size[1]} was stopped, as for lack of memory") from error
 
 
-def _measure(answer: Any, name: str, size: tuple[int, int], seed: int) -> None:
+def _measure(name: str, size: tuple[int, int], seed: int) -> tuple[float, float]:
     side, channels = size
     cuda = torch.cuda.is_available()
     generator = torch.Generator().manual_seed(seed)
     inputs = [torch.randn(1, channels, side, side, generator=generator) for _ in range(2)]
     inputs = [one.cuda() for one in inputs] if cuda else inputs
-    layer = LAYERS[name]()
+    layer = IMPLEMENTATIONS[name]()
     with torch.inference_mode():
         layer(*(one[..., :16, :16].contiguous() for one in inputs))  # loads what is loaded once
         gc.collect()
@@ -152,7 +133,7 @@ def _measure(answer: Any, name: str, size: tuple[int, int], seed: int) -> None:
             if cuda:
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
-        answer.send((statistics.median(seconds), (_peak(cuda) - before) / 2**20))
+        return statistics.median(seconds), (_peak(cuda) - before) / 2**20
 
 
 def _start_peak(cuda: bool) -> float:
@@ -180,30 +161,31 @@ def sinkhorn_limits(out: Path, *, seed: int = 0, say: Callable[[str], None] = pr
     Right: with iterations, a doubly stochastic matrix, however small epsilon is; smaller ones take longer.
     """
     generator = torch.Generator().manual_seed(seed)
-    cost = torch.rand(20, 32, 32, generator=generator, dtype=torch.float64)
+    cost = torch.rand(PROBLEMS, 32, 32, generator=generator, dtype=torch.float64)
     best = hungarian(cost)
     optimum, permutation = best.objectives[:, -1], best.matrix.argmax(2)
-    epsilons = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-    counts = (1, 3, 10, 30, 100, 300, 1000, 3000)
     figure = new_figure(11, 4)
     left, right = figure.subplots(1, 2)
     rows: list[Sequence[Any]] = []
     excess, agreement = [], []
-    for number, epsilon in enumerate(epsilons):
+    for number, epsilon in enumerate(EPSILONS):
         residuals = []
-        for iterations in counts:
+        for iterations in COUNTS:
             match = sinkhorn_from_cost(cost, epsilon=epsilon, iterations=iterations)
             residuals.append(float(match.residual.mean()))
         matrix = match.dense()
         excess.append(float(((cost * matrix).sum((1, 2)) / optimum - 1).mean()))
         agreement.append(float((matrix.argmax(2) == permutation).double().mean()))
         say(f"epsilon {epsilon}: excess {excess[-1]:.4f}, arg max agrees in {agreement[-1]:.1%} of rows")
-        rows += [(epsilon, *pair, "", "") for pair in zip(counts, residuals, strict=True)]
-        rows.append((epsilon, counts[-1], residuals[-1], excess[-1], agreement[-1]))
-        right.loglog(counts, [max(one, 1e-16) for one in residuals], "o-", color=COLOURS[number], label=f"{epsilon}")
-    left.semilogx(epsilons, excess, "o-", color=COLOURS[0], label="cost above the Hungarian one, share")
-    left.semilogx(epsilons, agreement, "s-", color=COLOURS[1], label="rows with the Hungarian arg max, share")
-    for panel, title, label in ((left, "20 problems of 32 x 32", "epsilon"), (right, "residual", "iterations")):
+        rows += [(epsilon, *pair, "", "") for pair in zip(COUNTS, residuals, strict=True)]
+        rows.append((epsilon, COUNTS[-1], residuals[-1], excess[-1], agreement[-1]))
+        right.loglog(COUNTS, [max(one, 1e-16) for one in residuals], "o-", color=COLOURS[number], label=f"{epsilon}")
+    left.semilogx(EPSILONS, excess, "o-", color=COLOURS[0], label="cost above the Hungarian one, share")
+    left.semilogx(EPSILONS, agreement, "s-", color=COLOURS[1], label="rows with the Hungarian arg max, share")
+    for panel, title, label in (
+        (left, f"{PROBLEMS} problems of 32 x 32", "epsilon"),
+        (right, "residual", "iterations"),
+    ):
         bare(panel)
         panel.set_title(title, fontsize=10, loc="left", color=GREY)
         panel.set_xlabel(label, fontsize=9)

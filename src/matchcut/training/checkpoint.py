@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import shorten
@@ -17,7 +17,7 @@ from matchcut.errors import OutputError, TrainingError, unreadable
 from matchcut.files import atomic_path
 from matchcut.manifest import manifest_of
 from matchcut.training.config import FREE, TrainConfig, flat
-from matchcut.training.objectives import Objective
+from matchcut.training.objectives import Objective, Say
 from matchcut.training.optimisation import Average
 from matchcut.training.record import Means
 
@@ -26,8 +26,6 @@ KEPT = 2
 KEYS = frozenset({"format", "about", "step", "network", "average", "optimiser", "means", "objective"})
 """Of a checkpoint."""
 WEIGHTS = "weights.safetensors"
-
-Say = Callable[[str], None]
 
 
 @dataclass

@@ -63,11 +63,7 @@ def rate_factor(config: ScheduleConfig, step: int, steps: int, epochs: int) -> f
 
 def clip_gradients(network: nn.Module, largest: float) -> Tensor:
     """The norm of all gradients together, a scalar; above `largest`, if that is not 0, they are scaled down to it."""
-    parameters = [one for one in network.parameters() if one.grad is not None]
-    norm = torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
-    if largest > 0:
-        torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
-    return norm
+    return torch.nn.utils.clip_grad_norm_(network.parameters(), largest or math.inf)
 
 
 class Average:

@@ -16,10 +16,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from matchcut.files import atomic_path, make_folder
 from matchcut.manifest import Manifest
+from matchcut.training.objectives import Say
 
 LOG = "log.jsonl"
-
-Say = Callable[[str], None]
 
 
 class Means:

@@ -73,7 +73,7 @@ class TransportNetObjective(Objective):
             raise TrainingError("transport-net learns from single frames: set data.length = 1 and data.views = 1")
         moving = MovingConfig(settings.still, settings.pasted, settings.camera)
         self.samples = MovingFrames(find_sequences(*roots), config.data, moving, seed=config.seed, cache=cache)
-        self.network = initial_network(settings)
+        self.network = initial_transport_net(settings)
 
     def about_network(self) -> dict[str, Any]:
         """The architecture, and what the backbones take off their input."""
@@ -117,7 +117,7 @@ class TransportNetObjective(Objective):
         return {"predictions": np.concatenate(rows[:6])}
 
 
-def initial_network(settings: TransportNetTraining) -> TransportNet:
+def initial_transport_net(settings: TransportNetTraining) -> TransportNet:
     """The untrained network that settings ask for; ImageNet's weights come from an installed package or from timm.
 
     Raises:

@@ -68,7 +68,7 @@ class MaskVOSObjective(Objective):
         pasted = "masks" in self.settings.terms and self.settings.pasted > 0 and self.settings.cycle < 1
         self.samples = Clips(videos, config.data, seed=config.seed, cache=cache, others=SOURCES * pasted)
         self._reader = FrameReader(videos, config.data.side, cache, keep_images=config.data.cache)
-        self.network = initial_network(self.settings.architecture, self.settings.start, self.settings.backbone)
+        self.network = initial_mask_vos(self.settings.architecture, self.settings.start, self.settings.backbone)
         self.teacher: Backbone | None = None
         """Of the mean over flips: the backbone as it was when training began."""
         self.clusters: dict[int, Clusters] = {}
@@ -309,7 +309,7 @@ class MaskVOSObjective(Objective):
         return drawn
 
 
-def initial_network(architecture: str, start: str, backbone: str = "") -> MaskVOS:
+def initial_mask_vos(architecture: str, start: str, backbone: str = "") -> MaskVOS:
     """An untrained network, with another backbone where one is named; ImageNet's weights come from a package that is
     installed, or from timm.
 

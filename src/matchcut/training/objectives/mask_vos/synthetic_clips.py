@@ -36,15 +36,15 @@ def pasted_clip(rng: np.random.Generator, frames: Frame, others: Frame) -> tuple
     mixed, labels = frames, np.zeros(frames.shape[:3], np.uint8)
     for _ in range(TRIES):
         numbers = [1, 2][: rng.integers(1, OBJECTS + 1)] + [0] * int(rng.random() < 0.3)
-        layers = []
+        pieces = []
         for _ in numbers:
             source = others[int(rng.integers(len(others)))]
             shape = region(rng, source) if rng.random() < 0.6 else smooth_shape(rng, size)
             if rng.random() < 0.6:
                 shape = with_limbs(rng, shape)
-            layer = moving_piece(rng, source, shape, len(frames), size)
-            layers.append(soften(adapt_colours(layer, frames, rng.uniform(0, 0.7)), rng.uniform(0, 1.2)))
-        mixed, labels = paste(frames, layers, numbers)
+            piece = moving_piece(rng, source, shape, len(frames), size)
+            pieces.append(soften(adapt_colours(piece, frames, rng.uniform(0, 0.7)), rng.uniform(0, 1.2)))
+        mixed, labels = paste(frames, pieces, numbers)
         if all((labels[0] == number).mean() > SMALLEST for number in numbers if number):
             break
     return mixed, labels
