@@ -10,7 +10,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -240,22 +239,13 @@ def _run(jobs: list[Job], processes: int | None) -> list[Answer]:
 
 
 def _begin() -> None:
-    """In a new process: leave Ctrl-C to the first one and OpenCV's threads unused, and keep memory that is freed.
-
-    glibc would give the pages of every array back and ask for them anew, which takes a tenth of the time.
-    """
-    import ctypes
+    """In a new process: leave Ctrl-C to the first one and OpenCV's threads unused."""
     import signal
 
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another libc
-            libc = ctypes.CDLL(None)
-            libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
-            libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD
 
 
 def _cores() -> int:
