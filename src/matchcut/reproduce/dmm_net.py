@@ -34,7 +34,13 @@ SIZES, EPSILONS = ((3, 10), (5, 100), (10, 10)), (0.8, 0.4, 0.2, 0.1)
 
 
 def figure_5(
-    out: Path, *, seed: int = 0, say: Callable[[str], None] = print, steps: int = STEPS, inner: int = INNER
+    out: Path,
+    *,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+    steps: int = STEPS,
+    inner: int = INNER,
+    outers: Sequence[int] = OUTER,
 ) -> list[Path]:
     """Figure 5 of the supplement: objective over outer steps and projection error over inner ones.
 
@@ -64,7 +70,7 @@ def figure_5(
                 panels[2 * matrix, column].plot(range(1, steps + 1), means[matrix].mean(0), ":", color=COLOURS[number])
                 rows += _rows("objective", matrix, rate, projections, objectives[matrix])
                 rows += _rows("objective of the mean", matrix, rate, projections, means[matrix])
-        for number, outer in enumerate(OUTER):
+        for number, outer in enumerate(outers):
             errors = inner_errors(every, starts, rate, outer, inner).reshape(MATRICES, STARTS, inner)
             for matrix in range(MATRICES):
                 _band(panels[2 * matrix + 1, column], errors[matrix], COLOURS[number], f"outer step {outer}")
