@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from matchcut.errors import VideoError
+from matchcut.flow import fields as flows
 from matchcut.flow.fields import (
     STILL,
     camera_flow,
@@ -18,7 +19,6 @@ from matchcut.flow.fields import (
     resize_flow,
     write_flow,
 )
-from matchcut.flow import fields as flows
 
 SIZE = (120, 160)
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from matchcut.errors import ShapeError
 from matchcut.matching import Affinity, Match, affinity, join
-from matchcut.matching.compiled_products import KEYS, LANES, compare
-from matchcut.matching.compiled_rounding import LEVELS, head_of, rounded
+from matchcut.matching.cpu.products import KEYS, LANES, compare
+from matchcut.matching.cpu.quantise import LEVELS, quantise
 
 MODULE = importlib.import_module("matchcut.matching.search")
 NEAR = 1e-5
@@ -402,20 +402,16 @@ def test_where_everywhere_and_nowhere():
     assert not affinity(query, reference, where=~everywhere).dense().any()
 
 
-# --- rounding, on the CPU in float32
-
-
-def with_head(one, share):
-    """Features (B, C, ...) of which each channel is `share` of the one before."""
-    return one * (share ** torch.arange(one.shape[1])).view(-1, *[1] * (one.ndim - 2))
+# --- quantised, on the CPU in float32
 
 
 @pytest.mark.parametrize(("window", "radius"), [("disc", None), ("disc", 6), ("square", 5)])
-@pytest.mark.parametrize("share", [1.0, 0.95, 0.9])
-def test_rounding_changes_no_choice(window, radius, share):
-    query = with_head(features(1, 64, 31, 29), share)
-    reference = with_head(features(1, 64, 2, 31, 29, seed=1), share)
-    assert (head_of(reference[0, :, 0].flatten(1).T) < 64) == (share < 1)
+@pytest.mark.parametrize("share", [1.0, 0.9])
+def test_quantising_changes_no_choice(window, radius, share):
+    """Also where each channel is but a share of the one before."""
+    shares = (share ** torch.arange(64))[:, None, None]
+    query = features(1, 64, 31, 29) * shares
+    reference = features(1, 64, 2, 31, 29, seed=1) * shares[:, None]
     short = affinity(query, reference, radius=radius, window=window).indices
     plain = affinity(query.double(), reference.double(), radius=radius, window=window).indices
     different = (plain.sort(2).values != short.sort(2).values).any(2)
@@ -424,20 +420,6 @@ def test_rounding_changes_no_choice(window, radius, share):
     tied = best[..., 9] - best[..., 10] < 1e-6
     assert not (different & ~tied).any()
     assert tied.double().mean() < 0.01
-
-
-@pytest.mark.parametrize("radius", [None, 6])
-def test_cells_of_which_the_head_tells_little_are_told_beside_those_it_tells_all_of(radius):
-    query, reference = (with_head(features(1, 64, 24, 26, seed=seed), 0.9) for seed in (0, 1))
-    alone = torch.rand(24, 26, generator=torch.Generator().manual_seed(0)) < 0.2
-    query[:, 32:] *= 20
-    reference[:, 32:] *= torch.where(alone, 20.0, 0.0)
-    assert head_of(reference[0, :, ::4, ::4].flatten(1).T) <= 32
-    where = torch.zeros(1, 24, 26, dtype=torch.bool)
-    where[:, ::4, ::4] = True  # of 16 that are compared at once, others would keep cells in
-    found = affinity(query, reference, top_k=5, radius=radius, where=where)
-    expected = affinity(query.double(), reference.double(), top_k=5, radius=radius, where=where)
-    torch.testing.assert_close(found.scores.double(), expected.scores, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("noise", [1e-2, 1e-3, 3e-4])
@@ -456,7 +438,7 @@ def test_keys_that_rough_scores_cannot_tell_apart_are_told_apart(noise, radius, 
 
 
 @pytest.mark.parametrize("position", [1, 105, 235])
-def test_rounding_is_accounted_for_where_it_is_at_its_worst(position):
+def test_the_error_of_quantising_is_accounted_for_where_it_is_at_its_worst(position):
     # Where keys lie in steps of a tenth, 9.52 and 10.4 both become whole tens: what is lost lies along the query, in
     # each channel. The first channel, which the query has not, makes the longest key, and so the steps, that large.
     def row(steps):
@@ -473,16 +455,13 @@ def test_rounding_is_accounted_for_where_it_is_at_its_worst(position):
 
 @pytest.mark.parametrize("common", [False, True])
 @pytest.mark.parametrize("channels", [1, 5, 64])
-@pytest.mark.parametrize("head", [0, 2, 64])
-def test_rounded_rows_are_near_and_what_is_lost_is_known(common, channels, head):
+def test_quantised_rows_are_near_and_their_error_is_known(common, channels):
     frames = [10.0 ** (3 * i) * features(1, channels, 5, 6, seed=i)[0].permute(1, 2, 0).contiguous() for i in range(3)]
     frames[0][2, 3] = 0
     centre = frames[1].mean((0, 1))
-    found = rounded(frames, centre, head, common=common)
-    assert found.whole.shape == (3, 30, channels + channels % 2) and not found.whole[:, :, channels:].any()
-    lengths = np.linalg.norm(found.whole.astype(np.int64), axis=2)
-    rest = np.linalg.norm(found.whole[:, :, head:].astype(np.int64), axis=2).ravel()
-    assert (found.rest[:90] >= rest).all() and (found.rest[:90] <= 1.001 * rest).all() and not found.rest[90:].any()
+    found = quantise(frames, centre, common=common)
+    assert found.levels.shape == (3, 30, channels + channels % 2) and not found.levels[:, :, channels:].any()
+    lengths = np.linalg.norm(found.levels.astype(np.int64), axis=2)
     assert lengths.max() <= LEVELS + math.sqrt(channels) / 2 < 2**15
     assert (
         len(np.unique(found.step)) == 1
@@ -492,62 +471,41 @@ def test_rounded_rows_are_near_and_what_is_lost_is_known(common, channels, head)
     rows = torch.stack(frames).flatten(1, 2).double().numpy()
     less = rows - centre.double().numpy()
     np.testing.assert_allclose(found.length, [np.linalg.norm(one, axis=2) for one in (rows, less)], rtol=1e-5)
-    lost = np.linalg.norm(less - found.whole[:, :, :channels] * found.step[:, :, None].astype(np.float64), axis=2)
-    np.testing.assert_allclose(found.lost, lost, rtol=0.02, atol=3e-7 * found.length.max())
-    assert (lost <= math.sqrt(channels) / 2 * found.step * 1.01).all()
+    error = np.linalg.norm(less - found.levels[:, :, :channels] * found.step[:, :, None].astype(np.float64), axis=2)
+    np.testing.assert_allclose(found.error, error, rtol=0.02, atol=3e-7 * found.length.max())
+    assert (error <= math.sqrt(channels) / 2 * found.step * 1.01).all()
+
+
+@numba.njit
+def compared(queries, keys, step, pairs, limits, products):
+    return compare(queries, keys, step, pairs, limits, products)
 
 
 @pytest.mark.parametrize("channels", [2, 176, 1024])
-@pytest.mark.parametrize("head", [0, 1, 512])
-@pytest.mark.parametrize("passing", [0, 1, 2, 3, 4])
-def test_products_of_whole_numbers_are_exact(channels, head, passing):
+@pytest.mark.parametrize("passing", range(KEYS + 1))
+def test_products_of_int16_are_exact(channels, passing):
     random = np.random.default_rng(0)
     query = random.integers(-900, 901, (LANES, channels)).astype(np.int16)
     keys = random.integers(-900, 901, (KEYS + 3, channels)).astype(np.int16)
     query[:, 0], keys[:, 0] = LEVELS, np.where(np.arange(KEYS + 3) % 2, LEVELS, -LEVELS)  # the largest there are
     expected = keys[2 : 2 + KEYS].astype(np.int64) @ query.T.astype(np.int64)
     limits = np.sort(np.vstack([expected, np.full(LANES, 2**31 - 1)]), 0)[KEYS - passing]
-    limits = limits - (passing > 0)  # of each lane, so many are above
-    pairs = min(head, channels // 2)
-    after = [np.linalg.norm(one[:, 2 * pairs :].astype(np.float64), axis=1) for one in (query, keys[2 : 2 + KEYS])]
-    rests, rest = np.nextafter(after[0].astype(np.float32), np.float32(np.inf)), np.float32(after[1].max() * 1.0001)
+    limits = (limits - (passing > 0)).astype(np.int32)  # of each lane, so many are above
     packed = np.ascontiguousarray(query.reshape(LANES, -1, 2).transpose(1, 0, 2))
     products, step = np.zeros((KEYS, LANES), np.int32), 2 * channels
-    arrays = packed, keys, limits.astype(np.int32), rests, products
-    query_at, keys_at, limits_at, rests_at, products_at = (one.ctypes.data for one in arrays)
-    sizes = step, channels // 2, pairs
-    hits = numba.njit(lambda a, b, c, d, e, f, g, h, i: compare(a, b, c, d, e, f, g, h, i))(
-        query_at, keys_at + 2 * step, *sizes, rests_at, rest, limits_at, products_at
-    )
-    if passing:
-        assert np.array_equal(products, expected)
+    query_at, keys_at, limits_at, products_at = (one.ctypes.data for one in (packed, keys, limits, products))
+    hits = compared(query_at, keys_at + 2 * step, step, channels // 2, limits_at, products_at)
+    assert np.array_equal(products, expected)
     bits = [hits >> (LANES * key + lane) & 1 for key in range(KEYS) for lane in range(LANES)]
     assert np.array_equal(np.reshape(bits, (KEYS, LANES)), expected > limits)
     assert np.sum(bits) == passing * LANES
 
 
-def test_what_cannot_come_above_its_limit_is_left_after_the_head():
-    query, keys = np.zeros((LANES, 8), np.int16), np.zeros((KEYS, 8), np.int16)
-    query[:, 4:], keys[:, 4:] = 100, 100  # 40,000, none of it in the head
-    packed = np.ascontiguousarray(query.reshape(LANES, -1, 2).transpose(1, 0, 2))
-    products, limits = np.full((KEYS, LANES), 7, np.int32), np.full(LANES, 39_999, np.int32)
-    run = numba.njit(lambda a, b, c, d, e, f, g, h, i: compare(a, b, c, d, e, f, g, h, i))
-    for rest, left in ((200.1, False), (199.0, True)):  # less than it is: so one sees that it was believed
-        rests = np.full(LANES, 200.0, np.float32)
-        addresses = rests.ctypes.data, np.float32(rest), limits.ctypes.data, products.ctypes.data
-        assert (run(packed.ctypes.data, keys.ctypes.data, 16, 4, 2, *addresses) == 0) == left
-        assert (products == 40_000).all() != left
-        products[:] = 7
-
-
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize("scale", [1, 100])
 @pytest.mark.parametrize("cell", [(3, 5), (4, 8)])
-@pytest.mark.parametrize(("share", "blind"), [(1.0, 0), (0.9, 0), (0.9, 16)])
-def test_a_cell_that_is_not_finite_spoils_no_other(bad, scale, cell, share, blind):
-    query, reference = (scale * with_head(features(1, 32, 20, 22, seed=seed), share) for seed in (0, 1))
-    query[:, :blind] = 0
-    assert (head_of(reference[0].flatten(1).T) < 32) == (share < 1)
+def test_a_cell_that_is_not_finite_spoils_no_other(bad, scale, cell):
+    query, reference = (scale * features(1, 32, 20, 22, seed=seed) for seed in (0, 1))
     expected = affinity(query.double(), reference.double(), radius=5, top_k=5)
     reference[0, :, cell[0], cell[1]] = bad
     found = affinity(query, reference, radius=5, top_k=5)

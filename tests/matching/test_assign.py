@@ -11,7 +11,6 @@ from torch import Tensor
 
 from matchcut.errors import ShapeError
 from matchcut.matching.assignment import ALGORITHM_1, LISTING_1, Assignment, assign, greedy, hungarian
-from matchcut.matching.assignment_plain import Settings, project, relax
 from matchcut.matching.base import Match
 
 F64 = torch.float64
@@ -85,17 +84,16 @@ def hard(name: str) -> Tensor:
 # --- the paper's algorithms
 
 
-@pytest.mark.parametrize("backward", ["recompute", "steps"])
 @pytest.mark.parametrize(("steps", "projections", "rate"), [(40, 5, 0.1), (90, 20, 0.01), (1, 1, 0.3), (7, 1, 1.0)])
 @pytest.mark.parametrize("shape", [(5, 100), (4, 4), (1, 3)])
-def test_the_presets_are_the_papers_algorithms(shape, steps, projections, rate, backward):
+def test_the_presets_are_the_papers_algorithms(shape, steps, projections, rate):
     cost, start = numbers(*shape), numbers(*shape, seed=1) * 2 - 0.5
     changed = {"steps": steps, "projections": projections, "learning_rate": rate}
     for preset, carry in ((ALGORITHM_1, False), (LISTING_1, True)):
         expected = paper(cost, start, steps, projections, rate, carry, with_start=carry)
-        match = assign(cost[None], start=start[None], backward=backward, **(preset | changed))
+        match = assign(cost[None], start=start[None], **(preset | changed))
         torch.testing.assert_close(match.matrix[0], expected, atol=1e-11, rtol=0)
-        single = assign(cost[None].float(), start=start[None].float(), backward=backward, **(preset | changed))
+        single = assign(cost[None].float(), start=start[None].float(), **(preset | changed))
         torch.testing.assert_close(single.matrix[0], expected.float(), atol=1e-5, rtol=0)
 
 
@@ -133,8 +131,6 @@ def test_hard_problems_are_projected_exactly(name, quadratic):
     cost = hard(name)
     match = assign(cost[None], quadratic=quadratic)
     is_projection(match.matrix[0], -cost / quadratic)
-    plain = project(-cost[None] / quadratic, torch.ones(1, *cost.shape, dtype=torch.bool))[0]
-    is_projection(plain[0], -cost / quadratic)
 
 
 @settings(max_examples=50)
@@ -144,17 +140,16 @@ def test_anything_is_projected_exactly(n, more, exponent, seed, levels):
     if levels:
         cost = (cost * levels).round()
     quadratic = 10**exponent
-    for backward in ("recompute", "steps"):
-        match = assign(cost[None], quadratic=quadratic, backward=backward)
-        is_projection(match.matrix[0], -cost / quadratic)
-        assert match.residual.item() <= 1e-8
+    match = assign(cost[None], quadratic=quadratic)
+    is_projection(match.matrix[0], -cost / quadratic)
+    assert match.residual.item() <= 1e-8
 
 
 def test_the_exact_projection_is_dykstras_limit():
     cost, start = numbers(3, 6, 8), numbers(3, 6, 8, seed=1)
     common = {"start": start, "steps": 3, "learning_rate": 0.3, "quadratic": 0.0, "backward_quadratic": None}
     exact = assign(cost, projections=None, **common)
-    dykstra = assign(cost, projections=5000, **common)
+    dykstra = assign(cost, projections=1500, **common)
     torch.testing.assert_close(dykstra.matrix, exact.matrix, atol=1e-6, rtol=0)
     torch.testing.assert_close(dykstra.objectives, exact.objectives, atol=1e-6, rtol=0)
 
@@ -164,7 +159,7 @@ def test_the_exact_projection_is_dykstras_limit():
 
 @pytest.mark.parametrize(("shape", "share"), [((5, 100), 0.99), ((20, 50), 0.99)])
 def test_the_default_is_the_optimum_within_one_percent(shape, share):
-    cost = numbers(300, *shape, dtype=torch.float32)
+    cost = numbers(200, *shape, dtype=torch.float32)
     match, best = assign(cost), hungarian(cost)
     close = (match.matrix * cost).sum((1, 2)) <= 1.01 * best.objectives[:, 0]
     same = (match.matrix.argmax(2) == best.matrix.argmax(2)).all(1)
@@ -185,17 +180,17 @@ def test_a_falling_quadratic_term_tends_to_hungarian():
 def test_more_steps_tend_to_hungarian(preset):
     cost = numbers(6, 4, 9)
     best = hungarian(cost).objectives[:, 0]
-    more = preset | {"projections": 200, "learning_rate": 0.1, "start": "uniform"}
-    gaps = [((assign(cost, **(more | {"steps": n})).matrix * cost).sum((1, 2)) - best).abs() for n in (10, 100, 1000)]
+    more = preset | {"projections": 30, "learning_rate": 0.1, "start": "uniform"}
+    gaps = [((assign(cost, **(more | {"steps": n})).matrix * cost).sum((1, 2)) - best).abs() for n in (5, 25, 125)]
     assert gaps[0].max() > gaps[1].max() > gaps[2].max()
-    assert gaps[2].max() < 0.03
-    last = assign(cost, **(more | {"steps": 1000, "average": "last"}))
-    torch.testing.assert_close(last.objectives[:, -1], best, atol=1e-3, rtol=0)
+    assert gaps[2].max() < 0.2
+    last = assign(cost, **(more | {"steps": 200, "projections": 100, "learning_rate": 0.3, "average": "last"}))
+    torch.testing.assert_close(last.objectives[:, -1], best, atol=5e-3, rtol=0)
 
 
 def test_more_projections_bring_the_residual_down():
     cost = numbers(4, 5, 30)
-    found = [assign(cost, **(ALGORITHM_1 | {"projections": n})).residual for n in (1, 10, 100, 1000)]
+    found = [assign(cost, **(ALGORITHM_1 | {"steps": 10, "projections": n})).residual for n in (1, 10, 100, 1000)]
     assert all((later < earlier).all() for earlier, later in itertools.pairwise(found))
     assert found[-1].max() < 1e-4
 
@@ -241,13 +236,10 @@ def masked() -> tuple[Tensor, Tensor, Tensor]:
 
 KINDS = [
     {},
-    {"backward": "steps"},
     {"quadratic": 0.3, "backward_quadratic": None},
-    {"quadratic": 0.3, "backward_quadratic": None, "backward": "steps"},
     ALGORITHM_1,
     LISTING_1,
-    {**ALGORITHM_1, "backward": "steps", "quadratic": 0.2},
-    {**LISTING_1, "backward": "steps"},
+    {**ALGORITHM_1, "quadratic": 0.2},
     {**LISTING_1, "quadratic": 0.2, "average": "iterates", "start": "uniform"},
 ]
 
@@ -408,100 +400,62 @@ EXACT = [
     {"quadratic": 0.4},
     {"quadratic": 0.3, "steps": 4, "learning_rate": 0.9},
     {"quadratic": 0.0, "steps": 5, "learning_rate": 0.2, "average": "all"},
+    {"quadratic": 0.0, "steps": 1, "projections": 1, "learning_rate": 0.2, "average": "all"},
+    {"quadratic": 0.0, "steps": 7, "projections": 1, "learning_rate": 0.2, "corrections": "carry"},
     *(
-        {"steps": steps, "projections": projections, "learning_rate": 0.2, "quadratic": quadratic}
-        | {"corrections": corrections, "average": average}
-        for corrections, average, (steps, projections), quadratic in itertools.product(
-            ("reset", "carry"), ("last", "iterates", "all"), ((5, 3), (1, 1), (7, 1)), (0.0, 0.3)
-        )
+        {"steps": 5, "projections": 3, "learning_rate": 0.2, "quadratic": 0.3, "corrections": how, "average": average}
+        for how, average in itertools.product(("reset", "carry"), ("last", "iterates", "all"))
     ),
 ]
 
 
-@pytest.mark.parametrize("backward", ["recompute", "steps"])
 @pytest.mark.parametrize("kind", EXACT)
-def test_gradcheck(kind, backward):
+def test_gradcheck(kind):
     cost, start = numbers(2, 3, 4).requires_grad_(), numbers(2, 3, 4, seed=1).requires_grad_()
     objects = torch.tensor([[True, True, True], [True, False, True]])
     proposals = torch.tensor([[True] * 4, [False, False, True, False]])
 
     def run(cost, start):
-        settings = {"objects": objects, "proposals": proposals, "backward": backward, "backward_quadratic": None}
+        settings = {"objects": objects, "proposals": proposals, "backward_quadratic": None}
         return assign(cost, start=start, **settings, **kind).matrix
 
     assert torch.autograd.gradcheck(run, (cost, start))
 
 
-@pytest.mark.parametrize(
-    "kind", [*EXACT, {**LISTING_1, "steps": 37}, {"quadratic": 0.02}, {"tolerance": 0.01, **ALGORITHM_1}]
-)
-def test_recomputing_gives_the_gradient_of_the_steps(kind):
-    cost, objects, proposals = masked()
-    cost, start = cost.requires_grad_(), numbers(6, 5, 7, seed=1).requires_grad_()
-    weight = numbers(6, 5, 7, seed=2)
-    found = []
-    for backward in ("recompute", "steps"):
-        match = assign(
-            cost,
-            objects=objects,
-            proposals=proposals,
-            start=start,
-            backward=backward,
-            **({"backward_quadratic": None} | kind),
-        )
-        found.append(
-            (match.matrix, match.objectives, match.steps, *torch.autograd.grad(match.matrix, (cost, start), weight))
-        )
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-8, rtol=0)
+@pytest.mark.parametrize("preset", [ALGORITHM_1, LISTING_1])
+@pytest.mark.parametrize("steps", [5, 37])
+def test_gradients_are_those_of_the_papers_algorithms(preset, steps):
+    cost, start = numbers(4, 7).requires_grad_(), numbers(4, 7, seed=1).requires_grad_()
+    weight, carry = numbers(4, 7, seed=2), preset["corrections"] == "carry"
+    expected = torch.autograd.grad(paper(cost, start, steps, 5, 0.1, carry, with_start=carry), (cost, start), weight)
+    match = assign(cost[None], start=start[None], **(preset | {"steps": steps}))
+    for one, other in zip(torch.autograd.grad(match.matrix[0], (cost, start), weight), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=0)
 
 
-def plain_settings(**changes: object) -> Settings:
-    given = {"steps": 10, "projections": 3, "learning_rate": 0.1, "carry": True, "average": "all", "quadratic": 0.1}
-    return Settings(**(given | {"tolerance": 0.0, "recompute": True} | changes))
-
-
-@pytest.mark.parametrize("projections", [3, None])
-def test_the_form_for_other_devices_recomputes_too(projections):
-    cost, start = numbers(2, 3, 5).requires_grad_(), numbers(2, 3, 5, seed=1).requires_grad_()
-    real = torch.ones(2, 3, 5, dtype=torch.bool)
-    kind = {"projections": projections, "carry": projections is not None}
-    kept, found = [], []
-    for recompute in (True, False):
-        held = []
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda one, held=held: held.append(one.numel()) or one, lambda one: one
-        ):
-            x, objectives, steps = relax(cost, start, real, plain_settings(recompute=recompute, steps=60, **kind))
-        kept.append(sum(held))
-        found.append((x, objectives, steps, *torch.autograd.grad(x.square().sum(), (cost, start))))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
-    assert kept[0] < kept[1] / 4
-
-
-def test_recomputing_keeps_far_less():
+def test_little_is_kept_for_the_backward_pass():
     cost = numbers(1, 5, 100).requires_grad_()
     kept = []
-    for backward in ("recompute", "steps"):
+    for run in (
+        lambda: assign(cost, start=cost.detach(), **(LISTING_1 | {"steps": 100, "projections": 10})),
+        lambda: paper(cost[0], cost[0].detach(), 100, 10, 0.1, carry=True, with_start=True),
+    ):
         held = []
         with torch.autograd.graph.saved_tensors_hooks(
             lambda one, held=held: held.append(one.numel()) or one, lambda one: one
         ):
-            assign(cost, backward=backward, **(LISTING_1 | {"steps": 100, "projections": 10}))
+            run()
         kept.append(sum(held))
-    assert kept[0] < kept[1] / 50
+    assert kept[0] < kept[1] / 10
 
 
 def test_the_gradient_of_a_sharp_answer_is_that_of_a_softer_one():
     cost, weight = numbers(3, 5, 12).requires_grad_(), numbers(3, 5, 12, seed=1)
-    for backward in ("recompute", "steps"):
-        sharp = assign(cost, backward=backward)
-        soft = assign(cost, quadratic=3.0, backward_quadratic=None)
-        found, expected = (torch.autograd.grad(one.matrix, cost, weight)[0] for one in (sharp, soft))
-        torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
-        assert (found != 0).any(2).all()  # every row learns
-        torch.testing.assert_close(sharp.matrix, assign(cost.detach()).matrix, atol=1e-8, rtol=0)
+    sharp, soft = assign(cost), assign(cost, quadratic=3.0, backward_quadratic=None)
+    found, expected = (torch.autograd.grad(one.matrix, cost, weight)[0] for one in (sharp, soft))
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
+    assert (found != 0).any(2).all()  # every row learns
+    torch.testing.assert_close(sharp.matrix, assign(cost.detach()).matrix, atol=1e-8, rtol=0)
     softer = assign(cost, quadratic=5.0, backward_quadratic=3.0)  # softer than what it asks for: its own gradient
     own = assign(cost, quadratic=5.0)
     assert torch.equal(*(torch.autograd.grad(one.matrix, cost, weight)[0] for one in (softer, own)))
@@ -543,11 +497,10 @@ def test_gradients_of_values_and_of_confident_matches():
 # --- early stop
 
 
-@pytest.mark.parametrize("backward", ["recompute", "steps"])
 @pytest.mark.parametrize("average", ["last", "iterates", "all"])
-def test_an_item_stops_when_it_no_longer_moves(average, backward):
+def test_an_item_stops_when_it_no_longer_moves(average):
     cost = torch.stack([numbers(4, 9), numbers(4, 9, seed=7) * 0.05])
-    common = {"start": "uniform", "steps": 120, "learning_rate": 0.5, "quadratic": 0.3, "backward": backward}
+    common = {"start": "uniform", "steps": 120, "learning_rate": 0.5, "quadratic": 0.3}
     full, early = (assign(cost, average=average, tolerance=most, **common) for most in (0.0, 1e-4))
     assert full.steps.tolist() == [120, 120]
     assert (early.steps < 100).all() and early.steps[0] != early.steps[1]
@@ -592,7 +545,6 @@ def test_an_item_stops_when_it_no_longer_moves(average, backward):
         ({"corrections": "keep"}, ValueError, "corrections: expected one of .* got 'keep'"),
         ({"corrections": "carry"}, ValueError, 'corrections: expected "reset" where projections is None'),
         ({"average": "mean"}, ValueError, "average: expected one of"),
-        ({"backward": "none"}, ValueError, "backward: expected one of"),
         ({"backward_quadratic": 0.0}, ValueError, "backward_quadratic: expected above 0"),
     ],
 )
@@ -611,22 +563,15 @@ SPREADS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("backward", "dtype", "exponents"),
-    [
-        ("recompute", torch.float32, (3, 9, 13, 13.5, 16, 37)),
-        ("recompute", F64, (3, 9, 13, 13.5, 16, 20, 300)),
-        ("steps", F64, (3, 13.5)),
-    ],
-)
+@pytest.mark.parametrize(("dtype", "exponents"), [(torch.float32, (3, 13, 37)), (F64, (3, 9, 13, 13.5, 16, 20, 300))])
 @pytest.mark.parametrize("kind", list(SPREADS))
-def test_costs_far_apart_are_solved_or_refused(kind, backward, dtype, exponents):
+def test_costs_far_apart_are_solved_or_refused(kind, dtype, exponents):
     solved = []
     for size in ((4, 9), (5, 5), (5, 3)):
         for exponent in exponents:
             cost = SPREADS[kind](numbers(2, *size), 10.0**exponent).to(dtype)
             try:
-                match = assign(cost, backward=backward)
+                match = assign(cost)
             except ShapeError as error:
                 assert "cost: too far apart to be solved" in str(error)
                 continue
@@ -651,13 +596,12 @@ def test_a_spread_that_cannot_be_solved_is_told(dtype, exponent):
             assign(cost, **ALGORITHM_1)
 
 
-@pytest.mark.parametrize("backward", ["recompute", "steps"])
 @pytest.mark.parametrize("offset", [-1e12, 1e12, 1e300])
-def test_what_a_row_has_in_common_does_not_matter(offset, backward):
+def test_what_a_row_has_in_common_does_not_matter(offset):
     shifted = (numbers(2, 4, 6) * 1024).round() / 1024 + offset * torch.arange(4, dtype=F64)[:, None].clamp(0, 1)
     cost = shifted - shifted.amin(2, keepdim=True)
-    expected = assign(cost, backward=backward).matrix
-    torch.testing.assert_close(assign(shifted, backward=backward).matrix, expected, atol=1e-8, rtol=0)
+    expected = assign(cost).matrix
+    torch.testing.assert_close(assign(shifted).matrix, expected, atol=1e-8, rtol=0)
 
 
 @pytest.mark.parametrize("solve", [assign, greedy, hungarian, lambda cost: assign(cost, **ALGORITHM_1)])

@@ -236,11 +236,9 @@ def _search(
     sizes = (query.shape[0], query.shape[1]), (keys[0].shape[0], keys[0].shape[1])
     if query.device.type != "cpu" or query.dtype != torch.float32:
         return search(query, keys, plan(*sizes, tuple(radii), window), top_k, where)
-    from matchcut.matching.compiled import as_many_threads_as_torch  # late: Numba takes a moment to load
-    from matchcut.matching.compiled_search import compiled_search
+    from matchcut.matching.cpu.search import compiled_search  # late: Numba takes a moment to load
 
-    with as_many_threads_as_torch():
-        return compiled_search(query, keys, tuple(radii), window, top_k, where)
+    return compiled_search(query, keys, tuple(radii), window, top_k, where)
 
 
 def _as_list(query: Tensor, reference: Tensor | Sequence[Tensor]) -> list[Tensor]:

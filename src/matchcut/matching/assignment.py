@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from matchcut.errors import ShapeError
-from matchcut.matching.assignment_plain import Settings, relax
+from matchcut.matching.assignment_solver import Settings, relax
 from matchcut.matching.base import at_least_float32, check_values, full_precision, product
 from matchcut.matching.uncompiled import uncompiled
 
@@ -113,7 +113,6 @@ def assign(
     average: Literal["last", "iterates", "all"] = "last",
     quadratic: float | None = None,
     tolerance: float = 0.0,
-    backward: Literal["recompute", "steps"] = "recompute",
     backward_quadratic: float | Literal["auto"] | None = "auto",
 ) -> Assignment:
     """Match each object to the proposals, softly, at the least total cost.
@@ -146,8 +145,6 @@ def assign(
             choice is dearer by more than this. None is 0.0005, or the paper's 0 where `projections` are given.
         tolerance: an item stops after a step that moves no entry by more, and the steps left out count as repeats of
             the last iterate; 0 takes all steps.
-        backward: "recompute" keeps the state of every sqrt(steps)-th step and computes the rest again, "steps" lets
-            autograd keep everything (in torch operations: slow). The gradient is the same.
         backward_quadratic: where above `quadratic`, gradients are those of the exact answer at this quadratic term, and
             `start` gets none. None gives the exact derivative of what was computed. "auto" is 3 for the default, where
             neither `quadratic` nor `projections` is given: the exact derivative of an answer that sharp is zero or
@@ -173,7 +170,6 @@ def assign(
     for name, value, known in (
         ("corrections", corrections, ("reset", "carry")),
         ("average", average, ("last", "iterates", "all")),
-        ("backward", backward, ("recompute", "steps")),
     ):
         if value not in known:
             raise ValueError(f"{name}: expected one of {known}, got {value!r}")
@@ -206,7 +202,6 @@ def assign(
         average,
         quadratic,
         tolerance,
-        backward == "recompute",
     )
     if backward_quadratic is not None and backward_quadratic <= quadratic:
         backward_quadratic = None
@@ -252,27 +247,17 @@ def _assign(
     if settings.projections is not None:
         _check_resolution(padded.detach(), first.detach(), settings)
     differentiated = torch.is_grad_enabled() and (padded.requires_grad or first.requires_grad)
+    real = rows[:, :, None] & columns[:, None]
     if backward_quadratic is None or not differentiated:
-        x, objectives, taken = _relax(padded, first, rows, columns, settings)
+        x, objectives, taken = relax(padded, first, real, settings)
     else:
         with torch.no_grad():
-            x, objectives, taken = _relax(padded, first, rows, columns, settings)
-        softer = Settings(1, None, 1 / backward_quadratic, False, "last", backward_quadratic, 0.0, settings.recompute)
-        x = _Through.apply(_relax(padded, padded.detach(), rows, columns, softer)[0], x)
+            x, objectives, taken = relax(padded, first, real, settings)
+        softer = Settings(1, None, 1 / backward_quadratic, False, "last", backward_quadratic, 0.0)
+        x = _Through.apply(relax(padded, padded.detach(), real, softer)[0], x)
     if settings.projections is None:
         _check_solved(x.detach(), first.detach(), padded.detach(), rows, columns, settings)
     return _result(x, width, objectives, taken, rows, cost.dtype)
-
-
-def _relax(
-    cost: Tensor, start: Tensor, rows: Tensor, columns: Tensor, settings: Settings
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The answer (B, N, M), objectives (B, steps) and steps taken (B,), by the fastest way there is."""
-    if cost.device.type != "cpu" or not settings.recompute:
-        return relax(cost, start, rows[:, :, None] & columns[:, None], settings)
-    from matchcut.matching.compiled_assignment import relax_compiled  # late: Numba takes a moment to load
-
-    return relax_compiled(cost, start, rows, columns, settings)
 
 
 def _check_resolution(cost: Tensor, start: Tensor, settings: Settings) -> None:
@@ -383,10 +368,6 @@ def _start(start: Any, cost: Tensor, rows: Tensor, columns: Tensor, width: int, 
 
 
 def _greedy(cost: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    if cost.device.type == "cpu":
-        from matchcut.matching.compiled_assignment import greedy_compiled
-
-        return greedy_compiled(cost, rows, columns)
     left = cost.masked_fill(~(rows[:, :, None] & columns[:, None]), math.inf)
     x = torch.zeros_like(left)
     items = torch.arange(len(cost), device=cost.device)

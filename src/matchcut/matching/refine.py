@@ -119,7 +119,7 @@ def _search(
 ) -> tuple[Tensor, Tensor]:
     """Positions and scores (Q, kept) of the best around the matches of the coarse cells `own`."""
     if rows.device.type == "cpu" and rows.dtype == torch.float32:
-        from matchcut.matching.compiled_refine import best_around  # late: Numba takes a moment to load
+        from matchcut.matching.cpu.refine import best_around  # late: Numba takes a moment to load
 
         return best_around(rows, own, keys, match.indices[item], match.weights[item].detach().float(), size, kept)
     cells, fresh = _candidates(match, item, own, *size)

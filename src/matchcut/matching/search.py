@@ -4,7 +4,7 @@ A block of query cells is compared with the rectangle of reference cells that it
 with the window and not with the frame squared, and memory with one block.
 
 On the CPU in float32, plain torch would spend most of its time on masking and top-k, not on the products. There the
-search is compiled (`matchcut.matching.compiled_search`).
+search is compiled (`matchcut.matching.cpu.search`).
 """
 
 import functools

@@ -15,6 +15,7 @@ from torch import Tensor
 from matchcut.benchmarks.drawing import COLOURS, GREY, bare, new_figure, save
 from matchcut.files import write_csv
 from matchcut.matching import assign, hungarian
+from matchcut.matching.assignment_solver import dykstra, project
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,12 +31,16 @@ OUTER = (1, 10, 100, 400)
 FLOOR = 1e-12
 """Where the axes of errors end."""
 SIZES, EPSILONS = ((3, 10), (5, 100), (10, 10)), (0.8, 0.4, 0.2, 0.1)
-EXACT = 5000
-"""Projections after which Dykstra's algorithm counts as exact here; what they leave is of the order of 1e-12."""
 
 
 def figure_5(
-    out: Path, *, seed: int = 0, say: Callable[[str], None] = print, steps: int = STEPS, inner: int = INNER
+    out: Path,
+    *,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+    steps: int = STEPS,
+    inner: int = INNER,
+    outers: Sequence[int] = OUTER,
 ) -> list[Path]:
     """Figure 5 of the supplement: objective over outer steps and projection error over inner ones.
 
@@ -65,7 +70,7 @@ def figure_5(
                 panels[2 * matrix, column].plot(range(1, steps + 1), means[matrix].mean(0), ":", color=COLOURS[number])
                 rows += _rows("objective", matrix, rate, projections, objectives[matrix])
                 rows += _rows("objective of the mean", matrix, rate, projections, means[matrix])
-        for number, outer in enumerate(OUTER):
+        for number, outer in enumerate(outers):
             errors = inner_errors(every, starts, rate, outer, inner).reshape(MATRICES, STARTS, inner)
             for matrix in range(MATRICES):
                 _band(panels[2 * matrix + 1, column], errors[matrix], COLOURS[number], f"outer step {outer}")
@@ -94,9 +99,14 @@ def inner_errors(cost: Tensor, start: Tensor, rate: float, outer: int, inner: in
     """(B, inner): |Y_j - P_C(Y_0)|_F of the inner iterates at one outer step, after exact outer steps before it."""
     if outer > 1:
         start = assign(cost, start=start, steps=outer - 1, **_algorithm_1(PROJECTIONS[-1], rate)).matrix
-    exact = assign(cost, start=start, steps=1, **_algorithm_1(EXACT, rate)).matrix
-    found = [assign(cost, start=start, steps=1, **_algorithm_1(j, rate)).matrix for j in range(1, inner + 1)]
-    return torch.stack([(one - exact).flatten(1).norm(dim=1) for one in found], 1)
+    real = torch.ones_like(cost, dtype=torch.bool)
+    y, corrections = start - rate * cost, (torch.zeros_like(cost),) * 3
+    exact, _ = project(y, real)
+    errors = []
+    for _ in range(inner):
+        y, corrections = dykstra(y, corrections, real, 1)
+        errors.append((y - exact).flatten(1).norm(dim=1))
+    return torch.stack(errors, 1)
 
 
 @dataclass(frozen=True)
@@ -222,8 +232,8 @@ def _answer(bound: Bound) -> dict[str, Any]:
 
 
 def projected(matrix: Tensor) -> Tensor:
-    """P_C of a matrix (B, N, M): Dykstra's algorithm with no step before it."""
-    return assign(torch.zeros_like(matrix), start=matrix, steps=1, **_algorithm_1(EXACT, 1.0)).matrix
+    """P_C of a matrix (B, N, M)."""
+    return project(matrix, torch.ones_like(matrix, dtype=torch.bool))[0]
 
 
 def _band(panel: "Axes", curves: Tensor, colour: str, label: str) -> None:

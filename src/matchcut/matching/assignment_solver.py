@@ -1,5 +1,4 @@
-"""Projected gradient descent on assignments in torch operations: the reference, and the form for other devices than the
-CPU. DMM-Net (Zeng et al., ICCV 2019), Algorithm 1 and Listing 1."""
+"""Projected gradient descent on assignments. DMM-Net (Zeng et al., ICCV 2019), Algorithm 1 and Listing 1."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +13,8 @@ from matchcut.matching.base import full_precision
 
 STAGES = 4.0
 """By how much sharper the problem gets from one stage of an exact projection to the next."""
-NEWTON_STEPS = 60
+FEW, MOST = 12, 100
+"""Newton steps to try before going through softer problems, and those after which a stage is left as it is."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,6 @@ class Settings:
     average: str
     quadratic: float
     tolerance: float
-    recompute: bool
 
     @property
     def ignores_start(self) -> bool:
@@ -68,19 +67,20 @@ class State(NamedTuple):
 def relax(cost: Tensor, start: Tensor, real: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
     """Run all steps: the answer (B, N, M), objectives (B, steps) detached, and steps taken (B,).
 
+    For the backward pass the state of every sqrt(steps)-th step is kept, and the rest computed again.
+
     Args:
         cost, start: (B, N, M), 0 where not real.
         real: (B, N, M) bool.
     """
     zeros = torch.zeros_like(cost)
-    batch = cost.shape[:1]
-    moving = torch.ones(batch, dtype=torch.bool, device=cost.device)
+    moving = torch.ones(len(cost), dtype=torch.bool, device=cost.device)
     state = State(start, settings.weights[0] * start, (zeros,) * 3, moving, torch.zeros_like(moving, dtype=torch.int64))
     interval = math.isqrt(settings.steps - 1) + 1
     objectives: list[Tensor] = []
     for first in range(0, settings.steps, interval):
         count = min(interval, settings.steps - first)
-        if settings.recompute and torch.is_grad_enabled():
+        if settings.steps > 1 and torch.is_grad_enabled():
             state, found = checkpoint(
                 _several, cost, real, state, settings, count, use_reentrant=False, preserve_rng_state=False
             )
@@ -107,11 +107,13 @@ def _step(cost: Tensor, real: Tensor, state: State, settings: Settings) -> State
         new: Tensor = _Project.apply(descended, real)
     else:
         new, corrections = dykstra(descended, corrections, real, settings.projections)
-    moved = (new - state.x).detach().abs().amax((1, 2))
-    new = torch.where(state.moving[:, None, None], new, state.x)
-    still = state.moving & (moved > settings.tolerance) if settings.tolerance > 0 else state.moving
+    moving = state.moving
+    if settings.tolerance > 0:
+        moved = (new - state.x).detach().abs().amax((1, 2))
+        new = torch.where(moving[:, None, None], new, state.x)
+        moving = moving & (moved > settings.tolerance)
     total = state.total + settings.weights[1] * new
-    return State(new, total, corrections, still, state.taken + state.moving)
+    return State(new, total, corrections, moving, state.taken + state.moving)
 
 
 def dykstra(x: Tensor, corrections: tuple[Tensor, ...], real: Tensor, rounds: int) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -153,23 +155,30 @@ def project(level: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
 
     The nearest point is max(level - rows - columns, 0). For given `rows` (B, N) the best `columns` >= 0 have a closed
     form, and so the other way round; Newton's method finds the rows for which all sums are 1 (the dual is concave and
-    piecewise quadratic in them). Soft problems come first, since potentials move far where objects bid for the same
-    proposals.
+    piecewise quadratic in them). Where objects bid for the same proposals, potentials move far: there the solution is
+    followed from softer problems to this one.
     """
+    accuracy = 1e-9 if level.dtype == torch.float64 else 1e-5
     level = level.masked_fill(~real, -math.inf)
     level = level - level.amax(2, keepdim=True).clamp_min(torch.finfo(level.dtype).min)  # as rows need, and is exact
     owned = real.any(2)
-    finite = level.masked_fill(~real, 0)
-    spread = finite.amax((1, 2)) - finite.amin((1, 2))
-    stages = math.ceil(math.log(max(float(spread.max()), 1.0)) / math.log(STAGES))
-    accuracy = 1e-9 if level.dtype == torch.float64 else 1e-5
+    rows = _rows(level, torch.zeros_like(level[:, 0]), owned)
+    rows, solved = _ascend(level, rows, owned, accuracy, FEW)
+    spread = -level.masked_fill(~real, 0).amin((1, 2))
+    hard = ~solved & (spread * torch.finfo(level.dtype).eps < 1)  # beyond, rounding leaves no answer to be found
+    if hard.any():
+        rows[hard] = _follow(level[hard], owned[hard], float(spread[hard].max()), accuracy)
+    return _fill(level, rows)
+
+
+def _follow(level: Tensor, owned: Tensor, spread: float, accuracy: float) -> Tensor:
+    """The rows (B, N) of `project`, by way of softer problems."""
+    stages = math.ceil(math.log(max(spread, 1.0)) / math.log(STAGES))
     rows = _rows(level / STAGES**stages, torch.zeros_like(level[:, 0]), owned)
     for stage in range(stages, -1, -1):
-        softer = level / STAGES**stage
-        rows = _ascend(softer, rows, owned, accuracy if stage == 0 else 1e-2)
-        x, columns = _fill(softer, rows)
-        rows = rows * STAGES
-    return x, columns
+        rows, _ = _ascend(level / STAGES**stage, rows, owned, accuracy if stage == 0 else 1e-2, MOST)
+        rows = rows * STAGES if stage else rows
+    return rows
 
 
 def _fill(level: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,11 +197,15 @@ def _rows(level: Tensor, columns: Tensor, owned: Tensor) -> Tensor:
     return ((ranked.cumsum(2) - 1) / count).amax(2).masked_fill(~owned, 0)
 
 
-def _ascend(level: Tensor, rows: Tensor, owned: Tensor, accuracy: float) -> Tensor:
-    """Semismooth Newton on the dual from `rows`, until all sums are 1 to `accuracy`."""
+def _ascend(level: Tensor, rows: Tensor, owned: Tensor, accuracy: float, most: int) -> tuple[Tensor, Tensor]:
+    """At most so many semismooth Newton steps on the dual from `rows` (B, N), until all sums are 1 to `accuracy`.
+
+    Returns:
+        The rows, and (B,) whether they are there.
+    """
     x, columns = _fill(level, rows)
     excess = (x.sum(2) - 1) * owned
-    for _ in range(NEWTON_STEPS):
+    for _ in range(most):
         error = excess.abs().amax(1)
         open_ = error > accuracy
         if not open_.any():
@@ -215,7 +228,7 @@ def _ascend(level: Tensor, rows: Tensor, owned: Tensor, accuracy: float) -> Tens
         rows = torch.where((excess.abs().amax(1) > accuracy)[:, None], _rows(level, columns, owned), rows)
         x, columns = _fill(level, rows)
         excess = (x.sum(2) - 1) * owned
-    return rows
+    return rows, excess.abs().amax(1) <= accuracy
 
 
 def _laplacian(x: Tensor, columns: Tensor, ridge: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """The search for the top-k on the CPU in float32, compiled: see `matchcut.matching.search`.
 
-Features are rounded to whole numbers of 16 bits, whose products are exact, and twice as fast as those of float32. A
-bound on what rounding costs says which cells may belong to a query cell's top-k, and these are compared in float32. No
-score is stored: each is held against the limit that its query cell has reached so far, and few are above it. Where the
-first channels hold most of the features, most cells are left after these, by what the rest could add at most.
+Features are quantised to int16, whose products are exact in int32, and twice as fast as those of float32. A bound on
+the error of quantising says which cells may belong to a query cell's top-k, and these are compared in float32. No score
+is stored: each is held against the limit that its query cell has reached so far, and few are above it.
 """
 
 import functools
@@ -15,9 +14,17 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from matchcut.matching.compiled import Array, addresses_of, insert, kernel, row_at
-from matchcut.matching.compiled_products import KEYS, LANES, compare, lowest_bit
-from matchcut.matching.compiled_rounding import head_of, rounded
+from matchcut.matching.cpu.kernels import (
+    REORDERED,
+    Array,
+    addresses_of,
+    as_many_threads_as_torch,
+    insert,
+    kernel,
+    row_at,
+)
+from matchcut.matching.cpu.products import KEYS, LANES, compare, lowest_bit
+from matchcut.matching.cpu.quantise import quantise
 from matchcut.matching.search import Radius, Window, reach_of
 
 TILE = 4
@@ -29,7 +36,7 @@ CANDIDATES = 96
 PARTS = 16
 """Each takes every so manieth block, so that all threads have as much to do."""
 BELOW_ALL, ABOVE_ALL = -(2**31), 2**31 - 1
-"""Limits of products of rounded rows."""
+"""Limits of products of quantised rows."""
 
 
 class Windows(NamedTuple):
@@ -57,24 +64,21 @@ def compiled_search(
     best = np.where(wanted.reshape(-1, 1), np.float32(-np.inf), np.float32(0)).repeat(top_k, 1)
     found = np.zeros(best.shape, np.int64)
     with torch.inference_mode():
-        some = keys[-1][::4, ::4].flatten(0, 1)
-        centre = some.mean(0)  # any vector near the keys will do
-        head = head_of(some - centre)
+        centre = keys[-1][::4, ::4].flatten(0, 1).mean(0)  # any vector near the keys will do
         level = (query.flatten(0, 1) @ centre).nan_to_num_().numpy()
-    asked = rounded([query], torch.zeros_like(centre), head, common=False)
-    given = rounded(keys, centre, head, common=True)
-    # query . key = asked . given * unit + level, but for an error: Cauchy-Schwarz, and how float32 sums are rounded
-    unit = asked.step[0].astype(np.float64) * given.step[0, 0]
-    length, lost = asked.length[0, 0], asked.lost[0]
-    sums = (channels + 8) * 2.0**-24 * length * (given.length[0].max() + float(centre.norm()))
-    error = sums + lost * given.length[1].max() + (length + lost) * given.lost.max()
-    heads = head // 2, asked.rest, given.rest
-    if not np.isfinite(error).all():  # then all cells are compared in float32
-        error = np.where(np.isfinite(error), error, np.inf)
-        heads = asked.whole.shape[2] // 2, np.zeros_like(asked.rest), np.zeros_like(given.rest)
-    rows, of_query = query.flatten(0, 1).numpy(), (unit, level, error, wanted)
-    asked_of = rows, asked.whole[0], *of_query
-    _best(*asked_of, addresses_of(keys), given.whole, h, w, *_windows(radii, window, max(h, w)), *heads, best, found)
+    with as_many_threads_as_torch():
+        asked = quantise([query], torch.zeros_like(centre), common=False)
+        given = quantise(keys, centre, common=True)
+        # query . key = asked . given * unit + level, but for an error: Cauchy-Schwarz, and rounding of float32 sums
+        unit = asked.step[0].astype(np.float64) * given.step[0, 0]
+        length, loss = asked.length[0, 0], asked.error[0]
+        sums = (channels + 8) * 2.0**-24 * length * (given.length[0].max() + float(centre.norm()))
+        error = sums + loss * given.length[1].max() + (length + loss) * given.error.max()
+        if not np.isfinite(error).all():  # then all cells are compared in float32
+            error = np.where(np.isfinite(error), error, np.inf)
+        of_query = query.flatten(0, 1).numpy(), asked.levels[0], unit, level, error, wanted
+        of_keys = addresses_of(keys), given.levels, h, w, *_windows(radii, window, max(h, w))
+        _best(*of_query, *of_keys, best, found)
     return torch.from_numpy(found), torch.from_numpy(best)
 
 
@@ -114,9 +118,6 @@ def _best(
     which: Any,
     inside: Any,
     spans: Any,
-    head: int,
-    before: Any,
-    after: Any,
     best: Any,
     found: Any,
 ) -> None:
@@ -124,12 +125,11 @@ def _best(
 
     Args:
         query: (Q, C) float32.
-        asked, given: (Q, C') and (T, h * w, C') int16, as `rounded` gives them.
+        asked, given: (Q, C') and (T, h * w, C') int16, as `quantise` gives them.
         unit, level, error: (Q,) asked . given * unit + level differs from query . key by `error` at most.
         wanted: (H, W) bool, the queries that are looked for.
         addresses: (T,) int64, of the keys (h * w, C), float32 and contiguous.
         reach, which, inside, spans: as in `Windows`.
-        head, before, after: pairs of channels that are looked at first, and `Rounded.rest` of queries and keys.
     """
     height, width = wanted.shape
     pairs, step, top_k, cells = asked.shape[1] // 2, 2 * asked.shape[1], best.shape[1], h * w
@@ -145,7 +145,6 @@ def _best(
         names = np.empty((TILES * TILES, LANES, CANDIDATES), np.int64)
         reached = np.empty((TILES * TILES, LANES, CANDIDATES), np.int32)
         products = np.empty((KEYS, LANES), np.int32)
-        rests = np.zeros((TILES * TILES, LANES), np.float32)
         for block in range(part, blocks, PARTS):
             top, left = side * (block // across), side * (block % across)
             if not wanted[top : top + side, left : left + side].any():
@@ -158,7 +157,6 @@ def _best(
                     if y < height and x < width and wanted[y, x]:
                         q = y * width + x
                         queries[tile, lane], limits[tile, lane] = q, BELOW_ALL
-                        rests[tile, lane] = before[q]
                         margins[tile, lane] = min(2 * error[q] / unit[q] + 2, 2.0**32)
                         for channel in range(2 * pairs):
                             packed[tile, channel // 2, lane, channel % 2] = asked[q, channel]
@@ -183,15 +181,11 @@ def _best(
                             continue
                         for x in range(start, stop, KEYS):
                             key = t * cells + row * w + x
-                            rest = max(max(after[key], after[key + 1]), max(after[key + 2], after[key + 3]))
                             hits = compare(
                                 packed[tile].ctypes.data,
                                 first_key + key * step,
                                 step,
                                 pairs,
-                                head,
-                                rests[tile].ctypes.data,
-                                rest,
                                 limits[tile].ctypes.data,
                                 products.ctypes.data,
                             )
@@ -237,7 +231,7 @@ def _rank(largest: Any, value: Any) -> None:
     largest[place] = value
 
 
-@numba.njit(fastmath={"contract", "reassoc", "nsz"})
+@numba.njit(fastmath=REORDERED)
 def _settle(
     names: Any, reached: Any, limit: Any, query: Any, addresses: Any, cells: int, best: Any, found: Any
 ) -> None:

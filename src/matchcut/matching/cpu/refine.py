@@ -8,7 +8,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from matchcut.matching.compiled import addresses_of, as_many_threads_as_torch, insert, kernel, row_at
+from matchcut.matching.cpu.kernels import addresses_of, as_many_threads_as_torch, insert, kernel, row_at
 
 PIECE = 16
 """Coarse cells that a thread takes in one go."""

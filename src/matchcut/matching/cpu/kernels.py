@@ -1,7 +1,4 @@
-"""What the loops have in common that plain torch makes slow, and that Numba compiles for the CPU.
-
-They release the GIL, and run on as many threads as torch does.
-"""
+"""Numba as the compiled forms use it: kernels that release the GIL and run on as many threads as torch does."""
 
 import contextlib
 import threading
@@ -15,7 +12,7 @@ import torch
 from numba import types
 from numba.extending import intrinsic
 
-from matchcut.matching.compiled_cache import keep_on_disk
+from matchcut.matching.cpu.cache import keep_on_disk
 from matchcut.matching.threads import limit_threads
 
 _LOCK = threading.Lock()
@@ -32,24 +29,15 @@ def as_many_threads_as_torch() -> Iterator[None]:
         yield
 
 
-OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "fastmath": {"contract", "reassoc", "nsz"},  # sums may be reordered, so that they are vector operations
-    "error_model": "numpy",
-}
-_jit: Any = numba.njit
-
-
-def helper(function: Any) -> Any:
-    """A function that kernels call, and that becomes part of them."""
-    return _jit(**OPTIONS)(function)
+REORDERED = {"contract", "reassoc", "nsz"}
+"""Of `fastmath`: sums may be reordered, so that they are vector operations."""
 
 
 def kernel(function: Any) -> Any:
     """A function compiled by Numba, parallel over its `prange`, kept on disk if that can be; without the GIL."""
     # Only what is marked runs in parallel: small arrays of one thread must not be shared out again.
     parallel = {"prange": True, **dict.fromkeys(("comprehension", "fusion", "numpy", "reduction", "setitem"), False)}
-    compiled = _jit(parallel=parallel, **OPTIONS)(function)
+    compiled = numba.njit(parallel=parallel, nogil=True, fastmath=REORDERED, error_model="numpy")(function)  # type: ignore[call-overload]
     keep_on_disk(compiled)
     return compiled
 

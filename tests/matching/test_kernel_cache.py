@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from matchcut.matching import compiled_cache
+from matchcut.matching.cpu import cache
 
 KERNEL = """
 import numba
-from package.compiled_cache import keep_on_disk
+from package.cache import keep_on_disk
 from package.helper import add
 
 @numba.njit
@@ -36,7 +36,7 @@ def package(tmp_path: Path) -> Path:
     (made / "__init__.py").touch()
     (made / "kernel.py").write_text(KERNEL)
     (made / "helper.py").write_text(HELPER)
-    shutil.copy(compiled_cache.__file__, made)
+    shutil.copy(cache.__file__, made)
     return made
 
 
@@ -101,20 +101,20 @@ def test_what_was_cut_off_is_compiled_and_kept_anew(package):
 
 def test_folders_of_old_sources_are_removed_and_nothing_else(tmp_path):
     others = {"mine", "kernels-mine", "kernels-0123456789abcdef.txt"}
-    made = [f"kernels-{number:016x}" for number in range(compiled_cache.KEPT + 3)]
+    made = [f"kernels-{number:016x}" for number in range(cache.KEPT + 3)]
     for time, name in enumerate([*others, *made]):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
         os.utime(tmp_path / name, (time, time))
-    compiled_cache.remove_old(tmp_path / made[0])  # the one in use, though the oldest
-    assert {one.name for one in tmp_path.iterdir()} == {*others, made[0], *made[1 - compiled_cache.KEPT :]}
+    cache.remove_old(tmp_path / made[0])  # the one in use, though the oldest
+    assert {one.name for one in tmp_path.iterdir()} == {*others, made[0], *made[1 - cache.KEPT :]}
 
 
-def test_each_source_of_matching_counts(tmp_path):
+def test_each_source_of_the_folder_counts(tmp_path):
     """For one, that of the products alone."""
-    copied = shutil.copytree(Path(compiled_cache.__file__).parent, tmp_path / "matching")
-    assert compiled_cache.sources_name(copied) == compiled_cache.OWN
-    with (copied / "compiled_products.py").open("a") as file:
+    copied = shutil.copytree(Path(cache.__file__).parent, tmp_path / "cpu")
+    assert cache.sources_name(copied) == cache.OWN
+    with (copied / "products.py").open("a") as file:
         file.write("\n")
-    assert compiled_cache.sources_name(copied) != compiled_cache.OWN
-    assert compiled_cache.sources_name(tmp_path) is None
+    assert cache.sources_name(copied) != cache.OWN
+    assert cache.sources_name(tmp_path) is None
