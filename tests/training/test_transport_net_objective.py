@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from matchcut.data.clips import ClipConfig
 from matchcut.errors import ModelError, TrainingError
 from matchcut.masks import write_mask
-from matchcut.models.transport_net import FORMS, TransportNetForm
+from matchcut.models.transport_net import ARCHITECTURES, TransportNetArchitecture
 from matchcut.training.config import OptimiserConfig, TrainConfig, read_config
 from matchcut.training.loop import train
 from matchcut.training.objectives.transport_net import TransportNetObjective, sobel_edges
@@ -24,7 +24,11 @@ SIZE = (128, 160)
 @pytest.fixture(scope="module", autouse=True)
 def tiny():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(FORMS, "tiny", TransportNetForm("test_resnet", "test_resnet", width=16, project=16, iterations=3))
+        patch.setitem(
+            ARCHITECTURES,
+            "tiny",
+            TransportNetArchitecture("test_resnet", "test_resnet", width=16, project=16, iterations=3),
+        )
         yield
 
 
@@ -113,7 +117,7 @@ def test_it_learns_to_find_what_moves(root, tmp_path):
     """The disc that stands looks like the one that walks: only motion tells them apart."""
     written = train(recipe(20, dice_weight=0.5, matching="long-short", residual=True), root, tmp_path / "run")
     network = trained_transport_net(written)
-    assert network.form == replace(FORMS["tiny"], residual=True)
+    assert network.architecture == replace(ARCHITECTURES["tiny"], residual=True)
     made = objective(root, tmp_path)
     batch = batch_of(made, 6)
     images, flows = (batch[name].movedim(-1, 1).float() / 255 for name in ("frames", "flow"))
@@ -159,7 +163,7 @@ def test_a_run_that_is_resumed_is_the_unbroken_one(root, tmp_path, precision):
 
 def test_weights_of_another_model_are_refused(root, tmp_path):
     written = train(recipe(), root, tmp_path / "run")
-    assert load_model("transport-net", weights=str(written)).form.appearance == "test_resnet"
+    assert load_model("transport-net", weights=str(written)).architecture.appearance == "test_resnet"
     with pytest.raises(ModelError, match="does not say that it holds a trained mask-vos"):
         load_model("mask-vos", weights=str(written))
 
