@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from matchcut.video.reader import Video
-from matchcut.weights.store import trained_mask_vos
+from matchcut.weights.store import load_trained
 
 EVERY = 15
 """Of a video's frames."""
@@ -43,7 +43,7 @@ def main() -> None:
 @torch.no_grad()
 def turned(source: Path, videos: Path) -> torch.Tensor:
     """(C, C) the directions of the keys of some frames, those that hold most first."""
-    model = trained_mask_vos(source).eval()
+    model = load_trained(source, "mask-vos")
     weight = model.key.weight[:, :, 0, 0]
     if not torch.equal(weight, torch.eye(len(weight))):
         raise SystemExit(f"{source}: its keys were learned, or turned already")

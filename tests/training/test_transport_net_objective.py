@@ -16,7 +16,7 @@ from matchcut.training.config import OptimiserConfig, TrainConfig, read_config
 from matchcut.training.loop import train
 from matchcut.training.objectives.transport_net import TransportNetObjective, sobel_edges
 from matchcut.video.writer import write_png
-from matchcut.weights.store import load_model, trained_transport_net
+from matchcut.weights.store import load_model, load_trained
 
 SIZE = (128, 160)
 
@@ -116,7 +116,7 @@ def test_without_edges_there_is_no_head(root, tmp_path):
 def test_it_learns_to_find_what_moves(root, tmp_path):
     """The disc that stands looks like the one that walks: only motion tells them apart."""
     written = train(recipe(20, dice_weight=0.5, matching="long-short", residual=True), root, tmp_path / "run")
-    network = trained_transport_net(written)
+    network = load_trained(written, "transport-net")
     assert network.architecture == replace(ARCHITECTURES["tiny"], residual=True)
     made = objective(root, tmp_path)
     batch = batch_of(made, 6)
@@ -197,7 +197,7 @@ def test_recipes_that_come_along_can_be_read(name, request):
 
 def test_how_it_is_to_be_run_and_its_backbones_travel_with_the_weights(root, tmp_path):
     settings = {"camera": False, "size": 96, "square": True, "appearance": "resnet10t"}
-    network = trained_transport_net(train(recipe(**settings), root, tmp_path / "run", device="cpu"))
+    network = load_trained(train(recipe(**settings), root, tmp_path / "run", device="cpu"), "transport-net")
     assert (network.camera, network.size, network.square) == (False, 96, True)
     assert network.backbone.name == "resnet10t" and network.motion.name == "test_resnet"
     with pytest.raises(ModelError, match="has features of one stride alone"):

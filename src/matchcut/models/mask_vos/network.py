@@ -104,7 +104,7 @@ class MaskVOS(nn.Module, GuidedModel):
             stages are cut off, since nothing would train them.
         architecture: of the rest; its first fields say which backbone it is meant for.
         settings: of inference.
-        mask_backbone: the paper's mask encoder, of one stage; None builds the one that the architecture names, untrained.
+        mask_backbone: the paper's mask encoder, of one stage; None builds the one of the architecture, untrained.
 
     Raises:
         ModelError: too few stages, or a architecture that does not fit them.
@@ -410,18 +410,14 @@ class MaskVOS(nn.Module, GuidedModel):
 
 def build(architecture: Mapping[str, Any], settings: Mapping[str, Any]) -> MaskVOS:
     """The network of a file of weights, by the architecture and the settings of inference that it states."""
-    architecture = MaskVOSArchitecture(**architecture)
-    return MaskVOS(
-        Backbone(architecture.backbone, architecture.stages, architecture.stride),
-        architecture,
-        MaskVOSSettings(**settings),
-    )
+    stated = MaskVOSArchitecture(**architecture)
+    return MaskVOS(Backbone(stated.backbone, stated.stages, stated.stride), stated, MaskVOSSettings(**settings))
 
 
 def build_mask_vos(
     architecture: MaskVOSArchitecture | str, settings: MaskVOSSettings | None = None, *, pretrained: bool = False
 ) -> MaskVOS:
-    """The network of a architecture, or of the name of one of ARCHITECTURES.
+    """The network of an architecture, or of the name of one of ARCHITECTURES.
 
     Args:
         pretrained: let timm load ImageNet's weights into both backbones; random ones otherwise.

@@ -323,7 +323,7 @@ def build_transport_net(
     *,
     pretrained: bool = False,
 ) -> TransportNet:
-    """The network of a architecture, or of the name of one of ARCHITECTURES.
+    """The network of an architecture, or of the name of one of ARCHITECTURES.
 
     Args:
         pretrained: let timm load ImageNet's weights into both backbones; random ones otherwise.
