@@ -122,8 +122,8 @@ def test_it_learns_to_find_what_moves(root, tmp_path):
     batch = batch_of(made, 6)
     images, flows = (batch[name].movedim(-1, 1).float() / 255 for name in ("frames", "flow"))
     with torch.no_grad():
-        found = torch.nn.functional.interpolate(network.segment(images, flows), SIZE)[:, 0] > 0.5
-        still = torch.nn.functional.interpolate(network.segment(images, torch.ones_like(flows)), SIZE)[:, 0] > 0.5
+        found = torch.nn.functional.interpolate(network.probability(images, flows), SIZE)[:, 0] > 0.5
+        still = torch.nn.functional.interpolate(network.probability(images, torch.ones_like(flows)), SIZE)[:, 0] > 0.5
     truth = batch["labels"] > 0
     ious = [float((one & truth).sum() / (one | truth).sum()) for one in (found, still)]
     assert ious[0] > 0.6 and ious[0] > ious[1] + 0.1
@@ -198,7 +198,7 @@ def test_recipes_that_come_along_can_be_read(name, request):
 def test_how_it_is_to_be_run_and_its_backbones_travel_with_the_weights(root, tmp_path):
     settings = {"camera": False, "size": 96, "square": True, "appearance": "resnet10t"}
     network = load_trained(train(recipe(**settings), root, tmp_path / "run", device="cpu"), "transport-net")
-    assert (network.camera, network.size, network.square) == (False, 96, True)
+    assert (network.spec.camera, network.spec.size, network.spec.square) == (False, 96, True)
     assert network.backbone.name == "resnet10t" and network.motion.name == "test_resnet"
     with pytest.raises(ModelError, match="has features of one stride alone"):
         train(recipe(motion="vit_tiny_patch16_224"), root, tmp_path / "other", device="cpu")

@@ -101,7 +101,8 @@ def inner_errors(cost: Tensor, start: Tensor, rate: float, outer: int, inner: in
         start = assign(cost, start=start, steps=outer - 1, **_algorithm_1(PROJECTIONS[-1], rate)).matrix
     real = torch.ones_like(cost, dtype=torch.bool)
     y = start - rate * cost
-    corrections: tuple[Tensor, Tensor, Tensor] = (torch.zeros_like(cost),) * 3
+    nothing = torch.zeros_like(cost)
+    corrections = (nothing, nothing, nothing)
     exact, _ = project(y, real)
     errors = []
     for _ in range(inner):
