@@ -102,7 +102,7 @@ def inner_errors(cost: Tensor, start: Tensor, rate: float, outer: int, inner: in
     real = torch.ones_like(cost, dtype=torch.bool)
     y = start - rate * cost
     nothing = torch.zeros_like(cost)
-    corrections = (nothing, nothing, nothing)
+    corrections: tuple[Tensor, ...] = (nothing, nothing, nothing)
     exact, _ = project(y, real)
     errors = []
     for _ in range(inner):
