@@ -1141,7 +1141,7 @@ batch_size = 1
 workers = 0
 data = { length = 2, size = [32, 32], side = 64 }
 optimiser = { rates = { backbone = 0, key = 0 } }
-settings = { start = "scratch", long_term = 0, pasted = 1.0 }
+settings = { start = "scratch", terms = ["masks"], pasted = 1.0 }
 """
 
 

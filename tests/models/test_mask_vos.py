@@ -15,8 +15,8 @@ from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.base import GuidedModel, MemoryPolicy
 from matchcut.models.label_propagation import LabelPropagation, Propagation
 from matchcut.models.mask_vos import MaskReference, MaskVOS, build_mask_vos, network
+from matchcut.models.mask_vos.architecture import ARCHITECTURES, MaskVOSSettings
 from matchcut.models.mask_vos.decoders import KeyHead, aggregate, mask_channels
-from matchcut.models.mask_vos.form import FORMS, MaskVOSSettings
 from matchcut.models.resampling import enlarge, halve, join_maps
 from matchcut.models.search_region import FARTHEST, UNKNOWN, WIDEST, boxes_of, near_objects, where_to_look
 from matchcut.tracking.tracker import Tracker
@@ -98,7 +98,7 @@ def test_blend_one_leaves_the_coarse_mask_and_zero_the_decoders(small, monkeypat
 def anew(model: MaskVOS) -> MaskVOS:
     """The paper's: a decoder that gives the mask anew."""
     other = model.with_settings()
-    other.form = replace(model.form, residual=False)
+    other.architecture = replace(model.architecture, residual=False)
     return other
 
 
@@ -386,7 +386,7 @@ def test_the_tracker_drives_it(small):
 @pytest.mark.parametrize("form", ["small", "resnet18"])
 def test_every_parameter_learns(form):
     torch.manual_seed(0)
-    model = build_mask_vos(replace(FORMS[form], value=8, widths=(16, 8)), MaskVOSSettings(steps=()))
+    model = build_mask_vos(replace(ARCHITECTURES[form], value=8, widths=(16, 8)), MaskVOSSettings(steps=()))
     features = [model.embed(picture(seed, (64, 64))) for seed in (1, 2)]
     given = masks(2, (64, 64))
     coarse, rounds = model(features[1], [model.remember(features[0], given, annotated=True)])
@@ -400,7 +400,7 @@ def test_every_parameter_learns(form):
 def test_it_learns_to_copy_a_mask():
     torch.manual_seed(0)
     # Without details: a frame matched to itself on the finer grid leaves nothing to learn.
-    model = build_mask_vos(replace(FORMS["small"], value=8, widths=(16, 8), details=None))
+    model = build_mask_vos(replace(ARCHITECTURES["small"], value=8, widths=(16, 8), details=None))
     model.backbone.eval()
     image, given = picture(1), masks(1)
     optimiser = torch.optim.Adam([one for name, one in model.named_parameters() if "backbone" not in name], 1e-2)
@@ -421,7 +421,7 @@ def test_it_learns_to_copy_a_mask():
 
 def test_the_papers_mask_encoder_sees_frame_and_masks(monkeypatch):
     torch.manual_seed(0)
-    model = build_mask_vos(replace(FORMS["resnet18"], value=16, widths=(16, 8))).eval()
+    model = build_mask_vos(replace(ARCHITECTURES["resnet18"], value=16, widths=(16, 8))).eval()
     features = model.embed(picture())
     with torch.no_grad():
         first = model.remember(features, masks(2))
@@ -446,12 +446,12 @@ def test_the_papers_mask_encoder_sees_frame_and_masks(monkeypatch):
 def test_light_forms_can_be_shipped(name):
     model = build_mask_vos(name)
     assert sum(one.numel() * 2 for one in model.state_dict().values()) < 12e6  # in half precision
-    again = build_mask_vos(model.form)
+    again = build_mask_vos(model.architecture)
     again.load_state_dict(model.state_dict(), strict=True)
 
 
 def test_odd_sizes_vision_transformers_and_half_precision():
-    form = replace(FORMS["small"], backbone="vit_tiny_patch16_224", stages=(3, 7, 11), stride=16)
+    form = replace(ARCHITECTURES["small"], backbone="vit_tiny_patch16_224", stages=(3, 7, 11), stride=16)
     model = build_mask_vos(form).eval()
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         features = model.embed(picture(0, (72, 56)))
@@ -470,12 +470,12 @@ def test_folding_batch_norms_changes_nothing(small):
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ModelError, match="unknown form 'tiny'; there are resnet18"):
+    with pytest.raises(ModelError, match="unknown architecture 'tiny'; there are resnet18"):
         build_mask_vos("tiny")
     with pytest.raises(ModelError, match="two stages or more"):
-        MaskVOS(Backbone("resnet18", (3,)), FORMS["resnet18"])
+        MaskVOS(Backbone("resnet18", (3,)), ARCHITECTURES["resnet18"])
     with pytest.raises(ModelError, match=r"matched \(3,\)"):
-        MaskVOS(Backbone("resnet18", (1, 2)), replace(FORMS["resnet18"], matched=(3,)))
+        MaskVOS(Backbone("resnet18", (1, 2)), replace(ARCHITECTURES["resnet18"], matched=(3,)))
     with pytest.raises(ValueError, match="rounds >= 0"):
         MaskVOSSettings(rounds=-1)
 

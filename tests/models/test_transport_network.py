@@ -8,16 +8,16 @@ import torch
 from matchcut.errors import ModelError
 from matchcut.models.base import AutomaticModel, GuidedModel
 from matchcut.models.transport_net import (
-    FORMS,
+    ARCHITECTURES,
     PlacedSinkhorn,
     TransportNet,
-    TransportNetForm,
+    TransportNetArchitecture,
     build_transport_net,
     place_code,
 )
 from matchcut.models.transport_net.network import _layer
 
-TINY = TransportNetForm("resnet18", "resnet18", width=16, project=16, iterations=3)
+TINY = TransportNetArchitecture("resnet18", "resnet18", width=16, project=16, iterations=3)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_rows_of_table_3(matching, residual):
 
 
 def test_of_the_backbones_nothing_is_kept_that_is_not_trained():
-    network = build_transport_net(FORMS["small"]).train()
+    network = build_transport_net(ARCHITECTURES["small"]).train()
     network(torch.rand(2, 3, 64, 64), torch.rand(2, 3, 64, 64))[0].mean().backward()
     idle = [name for name, one in network.named_parameters() if one.grad is None and not name.startswith("edge.")]
     assert not idle
@@ -92,13 +92,13 @@ def test_two_backbones_of_other_channels_need_a_projection():
 
 
 def test_the_papers_pair_is_matched_as_it_is():
-    form = FORMS["paper"]
+    form = ARCHITECTURES["paper"]
     assert (form.appearance, form.motion, form.project, form.residual) == ("resnet101", "resnet50", 0, False)
     assert form.groups == 8 and form.matched == (2, 3, 4)
 
 
 def test_unknown_form():
-    with pytest.raises(ModelError, match="unknown form 'huge'; there are paper, small"):
+    with pytest.raises(ModelError, match="unknown architecture 'huge'; there are paper, small"):
         build_transport_net("huge")
 
 

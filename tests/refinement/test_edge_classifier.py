@@ -9,7 +9,7 @@ import pytest
 import matchcut
 from matchcut.masks import read_mask
 from matchcut.metrics import jaccard
-from matchcut.models.mask_vos.form import STEPS
+from matchcut.models.mask_vos.architecture import STEPS
 from matchcut.refinement import guided
 from matchcut.refinement.edge_classifier import EdgeClassifier, learn
 from matchcut.refinement.upsampling import shrink

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from matchcut.data.clips import ClipConfig
 from matchcut.errors import DatasetError, OutputError, PromptError
 from matchcut.masks import write_mask
-from matchcut.models.transport_net import FORMS, TransportNetForm
+from matchcut.models.transport_net import ARCHITECTURES, TransportNetArchitecture
 from matchcut.reproduce import reproduce
 from matchcut.reproduce.transport_net_scores import SMALL, table_3
 from matchcut.video.writer import write_png
@@ -82,7 +82,9 @@ def test_table_2_scores_maps(root, tmp_path):
 
 def test_table_3_trains_each_row_the_same_but_for_what_it_names(root, tmp_path, monkeypatch):
     monkeypatch.setitem(
-        FORMS, "tiny", TransportNetForm("test_resnet", "test_resnet", width=16, project=16, iterations=2)
+        ARCHITECTURES,
+        "tiny",
+        TransportNetArchitecture("test_resnet", "test_resnet", width=16, project=16, iterations=2),
     )
     recipe = replace(
         SMALL,

@@ -6,14 +6,16 @@ import pytest
 import torch
 
 from matchcut.models.mask_vos import MaskVOS, build_mask_vos
-from matchcut.models.mask_vos.form import MaskVOSForm
+from matchcut.models.mask_vos.architecture import MaskVOSArchitecture
 from matchcut.training.objectives.mask_vos.flip_distillation import flips_loss, mean_over_flips
 
 
 @pytest.fixture
 def network() -> MaskVOS:
     torch.manual_seed(0)
-    form = MaskVOSForm("test_resnet", key=None, matched=(0, 1, 2), value=8, widths=(16, 8), details=(2.0, 1.0, 1.0))
+    form = MaskVOSArchitecture(
+        "test_resnet", key=None, matched=(0, 1, 2), value=8, widths=(16, 8), details=(2.0, 1.0, 1.0)
+    )
     return build_mask_vos(form).eval()
 
 
@@ -46,6 +48,6 @@ def test_the_backbone_comes_nearer_to_its_mean(network: MaskVOS) -> None:
 
 def test_without_a_finer_match_only_keys_count() -> None:
     torch.manual_seed(0)
-    network = build_mask_vos(MaskVOSForm("test_resnet", key=16, value=8, widths=(16, 8), light=True)).eval()
+    network = build_mask_vos(MaskVOSArchitecture("test_resnet", key=16, value=8, widths=(16, 8), light=True)).eval()
     loss = flips_loss(network, copy.deepcopy(network.backbone), torch.rand(1, 3, 64, 64))
     assert 0 < float(loss.detach()) <= 4

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from matchcut.data.clips import ClipConfig
 from matchcut.errors import ModelError, TrainingError
-from matchcut.models.mask_vos.form import FORMS, MaskVOSForm
+from matchcut.models.mask_vos.architecture import ARCHITECTURES, MaskVOSArchitecture
 from matchcut.training.config import OptimiserConfig, TrainConfig, parse, read_config
 from matchcut.training.loop import train
 from matchcut.training.losses import dice_loss
@@ -25,13 +25,13 @@ from matchcut.training.objectives.mask_vos.pseudo_masks import clip_pseudo_masks
 from matchcut.training.objectives.mask_vos.settings import MaskVOSTraining
 from matchcut.training.objectives.mask_vos.synthetic_clips import SMALLEST, cycle_clips, pasted_clip
 
-TINY = MaskVOSForm("test_resnet", key=16, value=8, widths=(16, 8), light=True)
+TINY = MaskVOSArchitecture("test_resnet", key=16, value=8, widths=(16, 8), light=True)
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FORMS, "tiny", TINY)
+    monkeypatch.setitem(ARCHITECTURES, "tiny", TINY)
     monkeypatch.setattr("matchcut.training.objectives.mask_vos.objective.CLUSTERS", 3)
 
 
@@ -345,13 +345,13 @@ def test_the_weights_say_what_they_are_of(videos: Path, tmp_path: Path) -> None:
     path = train(recipe({"terms": ["long-term"]}), videos, tmp_path / "run", device="cpu")
     with safe_open(path, framework="pt") as file:
         about = json.loads(file.metadata()["network"])
-    assert about["model"] == "mask-vos" and about["form"]["backbone"] == "test_resnet"
+    assert about["model"] == "mask-vos" and about["architecture"]["backbone"] == "test_resnet"
     assert about["mean"] == pytest.approx([0.5, 0.5, 0.5])
 
 
 def test_a_recipe_may_name_another_backbone(videos: Path, tmp_path: Path) -> None:
     made = objective(videos, tmp_path, architecture="resnet18-light", backbone="test_resnet")
-    assert made.network.backbone.name == "test_resnet" == made.about_network()["form"]["backbone"]
+    assert made.network.backbone.name == "test_resnet" == made.about_network()["architecture"]["backbone"]
     with pytest.raises(ModelError, match="no_such"):
         objective(videos, tmp_path, backbone="no_such")
 

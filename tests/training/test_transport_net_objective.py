@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from matchcut.data.clips import ClipConfig
 from matchcut.errors import ModelError, TrainingError
 from matchcut.masks import write_mask
-from matchcut.models.transport_net import FORMS, TransportNetForm
+from matchcut.models.transport_net import ARCHITECTURES, TransportNetArchitecture
 from matchcut.training.config import OptimiserConfig, TrainConfig, read_config
 from matchcut.training.loop import train
 from matchcut.training.objectives.transport_net import TransportNetObjective, sobel_edges
 from matchcut.video.writer import write_png
-from matchcut.weights.store import load_model, trained_transport_net
+from matchcut.weights.store import load_model, load_trained
 
 SIZE = (128, 160)
 
@@ -24,7 +24,11 @@ SIZE = (128, 160)
 @pytest.fixture(scope="module", autouse=True)
 def tiny():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(FORMS, "tiny", TransportNetForm("test_resnet", "test_resnet", width=16, project=16, iterations=3))
+        patch.setitem(
+            ARCHITECTURES,
+            "tiny",
+            TransportNetArchitecture("test_resnet", "test_resnet", width=16, project=16, iterations=3),
+        )
         yield
 
 
@@ -112,14 +116,14 @@ def test_without_edges_there_is_no_head(root, tmp_path):
 def test_it_learns_to_find_what_moves(root, tmp_path):
     """The disc that stands looks like the one that walks: only motion tells them apart."""
     written = train(recipe(20, dice_weight=0.5, matching="long-short", residual=True), root, tmp_path / "run")
-    network = trained_transport_net(written)
-    assert network.form == replace(FORMS["tiny"], residual=True)
+    network = load_trained(written, "transport-net")
+    assert network.architecture == replace(ARCHITECTURES["tiny"], residual=True)
     made = objective(root, tmp_path)
     batch = batch_of(made, 6)
     images, flows = (batch[name].movedim(-1, 1).float() / 255 for name in ("frames", "flow"))
     with torch.no_grad():
-        found = torch.nn.functional.interpolate(network.segment(images, flows), SIZE)[:, 0] > 0.5
-        still = torch.nn.functional.interpolate(network.segment(images, torch.ones_like(flows)), SIZE)[:, 0] > 0.5
+        found = torch.nn.functional.interpolate(network.probability(images, flows), SIZE)[:, 0] > 0.5
+        still = torch.nn.functional.interpolate(network.probability(images, torch.ones_like(flows)), SIZE)[:, 0] > 0.5
     truth = batch["labels"] > 0
     ious = [float((one & truth).sum() / (one | truth).sum()) for one in (found, still)]
     assert ious[0] > 0.6 and ious[0] > ious[1] + 0.1
@@ -159,7 +163,7 @@ def test_a_run_that_is_resumed_is_the_unbroken_one(root, tmp_path, precision):
 
 def test_weights_of_another_model_are_refused(root, tmp_path):
     written = train(recipe(), root, tmp_path / "run")
-    assert load_model("transport-net", weights=str(written)).form.appearance == "test_resnet"
+    assert load_model("transport-net", weights=str(written)).architecture.appearance == "test_resnet"
     with pytest.raises(ModelError, match="does not say that it holds a trained mask-vos"):
         load_model("mask-vos", weights=str(written))
 
@@ -193,8 +197,8 @@ def test_recipes_that_come_along_can_be_read(name, request):
 
 def test_how_it_is_to_be_run_and_its_backbones_travel_with_the_weights(root, tmp_path):
     settings = {"camera": False, "size": 96, "square": True, "appearance": "resnet10t"}
-    network = trained_transport_net(train(recipe(**settings), root, tmp_path / "run", device="cpu"))
-    assert (network.camera, network.size, network.square) == (False, 96, True)
+    network = load_trained(train(recipe(**settings), root, tmp_path / "run", device="cpu"), "transport-net")
+    assert (network.spec.camera, network.spec.size, network.spec.square) == (False, 96, True)
     assert network.backbone.name == "resnet10t" and network.motion.name == "test_resnet"
     with pytest.raises(ModelError, match="has features of one stride alone"):
         train(recipe(motion="vit_tiny_patch16_224"), root, tmp_path / "other", device="cpu")

@@ -18,7 +18,7 @@ from matchcut.models.backbones import Backbone
 from matchcut.models.catalogue import DEFAULT_MODEL, MODELS
 from matchcut.models.label_propagation import GRID, PRESETS, SETTINGS, STAGES, STRIDE, LabelPropagation
 from matchcut.models.mask_vos import MaskVOS
-from matchcut.models.mask_vos.form import FORMS, MaskVOSForm, MaskVOSSettings
+from matchcut.models.mask_vos.architecture import ARCHITECTURES, MaskVOSArchitecture, MaskVOSSettings
 from matchcut.training.objectives.mask_vos.flip_distillation import mean_over_flips
 from matchcut.video.reader import Video
 from matchcut.weights import store
@@ -205,7 +205,7 @@ def test_a_pickle_is_refused_in_one_line_wherever_weights_are_given(place, suffi
 def test_the_default_model_is_the_shipped_mask_vos(request):
     model = load_model()
     assert DEFAULT_MODEL == "mask-vos" and isinstance(model, MaskVOS) and not model.training
-    assert model.form == FORMS["small"] and model.settings == MaskVOSSettings()
+    assert model.architecture == ARCHITECTURES["small"] and model.settings == MaskVOSSettings()
     assert packaged_file(WEIGHTS["mask-vos-small"]).stat().st_size < 12e6
     # Its backbone was ImageNet's, and has learned to say in one pass what that says on average over flips.
     plain, frame = load_model("label-propagation"), Video(request.config.rootpath / "examples" / "bunny.mp4")[0]
@@ -307,12 +307,12 @@ def test_unknown_names_name_the_near_ones():
 def trained(tmp_path):
     """Weights as a training run writes them, and the network they are of, whose norms have statistics of their own."""
     torch.manual_seed(0)
-    form = MaskVOSForm("test_resnet", key=16, value=8, widths=(16, 8), light=True)
+    form = MaskVOSArchitecture("test_resnet", key=16, value=8, widths=(16, 8), light=True)
     network = MaskVOS(Backbone(form.backbone, form.stages, form.stride), form)
     network.embed(torch.rand(2, 3, 64, 64))
     network.backbone.mean.fill_(0.4)
     numbers = {name: getattr(network.backbone, name).flatten().tolist() for name in ("mean", "std")}
-    about = {"model": "mask-vos", "form": dataclasses.asdict(form), **numbers}
+    about = {"model": "mask-vos", "architecture": dataclasses.asdict(form), **numbers}
 
     def write(dtype=torch.float32, name="weights.safetensors", **changed):
         tensors = {key: one.to(dtype) if one.is_floating_point() else one for key, one in network.state_dict().items()}
@@ -354,12 +354,12 @@ def test_two_files_of_weights_are_told_apart(trained):
 
 def test_trained_weights_that_do_not_fit_are_refused(trained, tmp_path):
     network, write = trained
-    form = dataclasses.asdict(network.form)
+    form = dataclasses.asdict(network.architecture)
     for changed, message in (
         ({"model": "dmm-net"}, "does not say that it holds a trained mask-vos"),
-        ({"form": {**form, "value": 16}}, r"does not fit the form it states \(size mismatch"),
-        ({"form": {**form, "depth": 2}}, "does not fit the form it states .*depth"),
-        ({"mean": [0.5, 0.5]}, "does not fit the form it states .*size 2"),
+        ({"architecture": {**form, "value": 16}}, r"does not fit the architecture it states \(size mismatch"),
+        ({"architecture": {**form, "depth": 2}}, "does not fit the architecture it states .*depth"),
+        ({"mean": [0.5, 0.5]}, "does not fit the architecture it states .*size 2"),
     ):
         with pytest.raises(ModelError, match=message):
             load_model("mask-vos", weights=write(**changed))

@@ -71,13 +71,11 @@ def soft_iou(a: Tensor, b: Tensor) -> Tensor:
         )
     dtype = torch.float32 if a.dtype == torch.bool else a.dtype
     if a.dtype == torch.bool:
-        rows, columns = a.flatten(2), b.flatten(2)
-        frame = rows.new_ones(rows.shape[0], 1, rows.shape[2])  # areas as what a frame shares: a sum of bool is slow
-        areas = [_overlaps(one, frame)[..., 0] for one in (rows, columns)]
-        both = _overlaps(rows, columns)  # counts
+        counts = _overlaps(a.flatten(2), b.flatten(2))
+        both, areas = counts[:, :-1, :-1], (counts[:, :-1, -1], counts[:, -1, :-1])
     else:
         rows, columns = (one.flatten(2).to(at_least_float32(a)) for one in (a, b))
-        areas = [one.sum(2) for one in (rows, columns)]
+        areas = rows.sum(2), columns.sum(2)
         both = product(rows, columns.mT)
     either = areas[0][:, :, None] + areas[1][:, None] - both
     return (both / torch.where(either > 0, either, 1)).to(dtype)
@@ -165,20 +163,12 @@ def _axis_weights(start: Tensor, end: Tensor, size: int, points: int) -> Tensor:
 
 
 def _overlaps(a: Tensor, b: Tensor) -> Tensor:
-    """(B, N, M): pixels that bool masks (B, N, P) and (B, M, P) share, counted without rounding."""
-    if 0 not in (*a.shape, b.shape[1]) and _has_int8_products(a):
-        pairs = zip(a.view(torch.int8), b.view(torch.int8), strict=True)
-        return torch.stack([torch._int_mm(rows, columns.t()) for rows, columns in pairs])
-    both = torch.zeros(*a.shape[:2], b.shape[1], dtype=torch.int32, device=a.device)
+    """(B, N + 1, M + 1): pixels that bool masks (B, N, P) and (B, M, P), and a full one after each, share: exact."""
+    shared = torch.zeros(len(a), a.shape[1] + 1, b.shape[1] + 1, dtype=torch.int32, device=a.device)
     for rows, columns in zip(a.split(PIXELS, 2), b.split(PIXELS, 2), strict=True):
-        both += (rows.float() @ columns.float().mT).int()  # float32 counts to 2^24 without rounding
-    return both
-
-
-def _has_int8_products(tensor: Tensor) -> bool:
-    """Whether this processor multiplies int8 matrices much faster than float32 ones, and torch lets it."""
-    supported = getattr(torch.cpu, "_is_vnni_supported", None)
-    return tensor.device.type == "cpu" and hasattr(torch, "_int_mm") and bool(supported and supported())
+        rows, columns = (F.pad(one.float(), (0, 0, 0, 1), value=1) for one in (rows, columns))
+        shared += (rows @ columns.mT).int()  # float32 counts to 2^24 without rounding
+    return shared
 
 
 def _check_features(features: Tensor) -> None:

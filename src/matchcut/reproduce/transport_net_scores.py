@@ -214,7 +214,7 @@ def figure_4(
         DatasetError, ModelError, OutputError: the data, weights or folder cannot be used.
     """
     network, rng = _network(weights), np.random.default_rng(seed)
-    if network.form.matching != "long-short" or not network.form.matched:
+    if network.architecture.matching != "long-short" or not network.architecture.matched:
         raise PromptError("figure-4: the network has no long-short layer; give --weights of one that has")
     layout = ("davis2016", "val") if (root / "Annotations").is_dir() else ("folder", "all")
     found = read_dataset(layout[0], root, layout[1], only or None)
@@ -260,9 +260,9 @@ def _match(
     """The match of the finest stage that is matched, and its grid."""
     segmenter = Segmenter(network, precision="float32")
     small = [to_image(segmenter.resize(one)).to(segmenter.device) for one in (frame, flow)]
-    stage = min(network.form.matched)
+    stage = min(network.architecture.matched)
     with torch.inference_mode():
-        appearance, motion = network.streams(*small)[network.form.stages.index(stage)]
+        appearance, motion = network.streams(*small)[network.architecture.stages.index(stage)]
         layer: Any = network.layers[str(stage)]
         match: LongShortTransport = layer.match(appearance, motion)
     return match, (appearance.shape[2], appearance.shape[3])

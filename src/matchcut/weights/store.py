@@ -147,7 +147,7 @@ def load_trained(path: Path, model: str) -> Any:
     if about.get("model") != model or build is None:
         raise ModelError(f"{path}: does not say that it holds a trained {model}; give a run's weights.safetensors")
     try:
-        parts = {key: tuple(it) if isinstance(it, list) else it for key, it in about["form"].items()}
+        parts = {key: tuple(it) if isinstance(it, list) else it for key, it in _architecture(about).items()}
         network = build(parts, about.get("settings", {}))  # weights from before these were kept have none
         network.load_state_dict(tensors, strict=True)
         for backbone in network.backbones():
@@ -155,7 +155,7 @@ def load_trained(path: Path, model: str) -> Any:
                 getattr(backbone, name).copy_(torch.tensor(about[name]).view(3, 1, 1))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise ModelError(f"{path}: does not fit the form it states ({lines[-1]}); train again") from error
+        raise ModelError(f"{path}: does not fit the architecture it states ({lines[-1]}); train again") from error
     network.eval()
     for backbone in network.backbones():
         if not backbone.is_vit:
@@ -174,7 +174,7 @@ def described(
     if weights is not None:
         file, digest = Path(weights).name, hashlib.sha256(Path(weights).read_bytes()).hexdigest()
         if _trained_here(Path(weights)) is not None:
-            backbone = _read_trained(Path(weights))[1].get("form", {}).get("backbone", backbone)
+            backbone = _architecture(_read_trained(Path(weights))[1]).get("backbone", backbone)
     elif backbone not in (None, packaged.backbone):
         file, digest = str(backbone), None  # timm's, downloaded
     return {
@@ -184,6 +184,12 @@ def described(
         "weights": file,
         "weights_sha256": digest,
     }
+
+
+def _architecture(about: dict[str, Any]) -> dict[str, Any]:
+    """What a file says its network is made of; the shipped ones call it its form."""
+    stated = about.get("architecture", about.get("form", {}))
+    return stated if isinstance(stated, dict) else {}
 
 
 def _trained_here(path: Path) -> str | None:

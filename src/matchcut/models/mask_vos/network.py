@@ -33,6 +33,7 @@ from matchcut.models.base import (
     Reference,
     fingerprint_of,
 )
+from matchcut.models.mask_vos.architecture import ARCHITECTURES, MaskVOSArchitecture, MaskVOSSettings
 from matchcut.models.mask_vos.decoders import (
     DeepMaskEncoder,
     FrameFeatures,
@@ -43,7 +44,6 @@ from matchcut.models.mask_vos.decoders import (
     mask_channels,
     mixed,
 )
-from matchcut.models.mask_vos.form import FORMS, MaskVOSForm, MaskVOSSettings
 from matchcut.models.mask_vos.target_model import Evidence, evidence_of, target_score
 from matchcut.models.resampling import enlarge, finer, halve, join_maps, to_grid
 from matchcut.models.search_region import RECENT, boxes_of, where_to_look
@@ -102,49 +102,49 @@ class MaskVOS(nn.Module, GuidedModel):
     Args:
         backbone: gives res2, res3 and res4 (any number of feature maps from two on), the finest first. Its later
             stages are cut off, since nothing would train them.
-        form: of the rest; its first fields say which backbone it is meant for.
+        architecture: of the rest; its first fields say which backbone it is meant for.
         settings: of inference.
-        mask_backbone: the paper's mask encoder, of one stage; None builds the one that the form names, untrained.
+        mask_backbone: the paper's mask encoder, of one stage; None builds the one of the architecture, untrained.
 
     Raises:
-        ModelError: too few stages, or a form that does not fit them.
+        ModelError: too few stages, or a architecture that does not fit them.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        form: MaskVOSForm,
+        architecture: MaskVOSArchitecture,
         settings: MaskVOSSettings | None = None,
         mask_backbone: Backbone | None = None,
     ) -> None:
         super().__init__()
         channels = channels_of(backbone)
-        if len(channels) < 2 or not form.matched or not {*form.matched} <= {*range(len(channels))}:
+        if len(channels) < 2 or not architecture.matched or not {*architecture.matched} <= {*range(len(channels))}:
             raise ModelError(
                 f"expected a backbone of two stages or more, and matched among them, got stages {backbone.stages} and "
-                f"matched {form.matched}"
+                f"matched {architecture.matched}"
             )
         backbone.cut()
-        self.backbone, self.form = backbone, form
-        self.grid = form.grid
+        self.backbone, self.architecture = backbone, architecture
+        self.grid = architecture.grid
         self._edges: EdgeClassifier | None = None
         self._set(settings or MaskVOSSettings())
-        coarse, fine = form.widths
-        joined = sum(channels[one] for one in form.matched)
-        self.key = KeyHead(joined, form.key or joined)
-        nn.init.orthogonal_(self.key.weight) if form.key else nn.init.dirac_(self.key.weight)
+        coarse, fine = architecture.widths
+        joined = sum(channels[one] for one in architecture.matched)
+        self.key = KeyHead(joined, architecture.key or joined)
+        nn.init.orthogonal_(self.key.weight) if architecture.key else nn.init.dirac_(self.key.weight)
         self.to_cells = nn.ModuleList(nn.Conv2d(one, coarse, 1) for one in channels[1:])
         self.to_fine = nn.Conv2d(channels[0], fine, 1)
         self.norms = nn.ModuleList((nn.GroupNorm(1, coarse), nn.GroupNorm(1, fine)))
         self.mask_encoder: LightMaskEncoder | DeepMaskEncoder
-        if form.mask_encoder is None:
-            self.mask_encoder = LightMaskEncoder(form.widths, form.value)
+        if architecture.mask_encoder is None:
+            self.mask_encoder = LightMaskEncoder(architecture.widths, architecture.value)
         else:
-            deep = mask_backbone or Backbone(form.mask_encoder, (3,), form.grid)
+            deep = mask_backbone or Backbone(architecture.mask_encoder, (3,), architecture.grid)
             deep.cut()
-            self.mask_encoder = DeepMaskEncoder(deep, form.value)
-        self.decoder = MaskDecoder(form.widths, form.value, form.light)
-        if form.residual:
+            self.mask_encoder = DeepMaskEncoder(deep, architecture.value)
+        self.decoder = MaskDecoder(architecture.widths, architecture.value, architecture.light)
+        if architecture.residual:
             nn.init.normal_(self.decoder.logit.weight, std=1e-3)
             nn.init.zeros_(self.decoder.logit.bias)  # type: ignore[arg-type]
 
@@ -171,12 +171,12 @@ class MaskVOS(nn.Module, GuidedModel):
 
     def matched(self) -> tuple[Backbone, int]:
         """For label propagation: the backbone with the stages that make the keys, and the grid."""
-        self.backbone.stages = tuple(self.backbone.stages[one] for one in self.form.matched)
+        self.backbone.stages = tuple(self.backbone.stages[one] for one in self.architecture.matched)
         return self.backbone, self.grid
 
     def fingerprint(self) -> str:
         """A hash of architecture, settings and weights."""
-        return fingerprint_of(self, self.form, self.settings)
+        return fingerprint_of(self, self.architecture, self.settings)
 
     @torch.no_grad()
     def adapt(self, annotated: Sequence[AnnotatedFrame], ids: Sequence[int]) -> "MaskVOS":
@@ -205,7 +205,7 @@ class MaskVOS(nn.Module, GuidedModel):
     def keys(self, maps: list[Tensor], image: Tensor) -> Tensor:
         """(B, C, h, w) float32, L2-normalised: what is matched, from the backbone's feature maps of images."""
         with torch.autocast(image.device.type, enabled=False):
-            joined = join_maps([maps[one] for one in self.form.matched], self._cells(image))
+            joined = join_maps([maps[one] for one in self.architecture.matched], self._cells(image))
             return F.normalize(self.key(joined), dim=1).contiguous(memory_format=torch.channels_last)
 
     def features(self, maps: list[Tensor], image: Tensor) -> FrameFeatures:
@@ -215,7 +215,7 @@ class MaskVOS(nn.Module, GuidedModel):
         deep = [to_grid(to(one), size) for to, one in zip(self.to_cells, maps[1:], strict=True)]
         fine = to_grid(self.to_fine(maps[0]), twice)
         image_kept = image if isinstance(self.mask_encoder, DeepMaskEncoder) else None
-        weights = self.form.details
+        weights = self.architecture.details
         with torch.autocast(image.device.type, enabled=False):
             details = None if weights is None else join_maps(maps, twice, weights)
         return FrameFeatures(
@@ -267,7 +267,7 @@ class MaskVOS(nn.Module, GuidedModel):
         values = rows.flatten(1, 2).transpose(1, 2).unflatten(2, match.reference_shape)
         carried = match.apply(values)
         known = carried[:, :1].clamp(min=1e-4)
-        embedded = (carried[:, 1 + count :] / known).unflatten(1, (count - 1, self.form.value))
+        embedded = (carried[:, 1 + count :] / known).unflatten(1, (count - 1, self.architecture.value))
         coarse = carried[:, 1 : 1 + count] / known
         alone = coarse
         if annotated and context:
@@ -332,7 +332,7 @@ class MaskVOS(nn.Module, GuidedModel):
     def _decode(self, features: FrameFeatures, embedded: Tensor, masks: Tensor, edges: Tensor, encoded: bool) -> Tensor:
         own = self.mask_encoder(features, masks) if encoded else embedded
         logits: Tensor = self.decoder(features, embedded, own)
-        if not self.form.residual:
+        if not self.architecture.residual:
             return logits.float()
         # Half: by odds, `aggregate` doubles the logit of a single object.
         return logits.float() * edges[:, None] + masks[:, :, 0].float().clamp(SURE, 1 - SURE).logit() / 2
@@ -410,30 +410,30 @@ class MaskVOS(nn.Module, GuidedModel):
 
 def build(architecture: Mapping[str, Any], settings: Mapping[str, Any]) -> MaskVOS:
     """The network of a file of weights, by the architecture and the settings of inference that it states."""
-    form = MaskVOSForm(**architecture)
-    return MaskVOS(Backbone(form.backbone, form.stages, form.stride), form, MaskVOSSettings(**settings))
+    stated = MaskVOSArchitecture(**architecture)
+    return MaskVOS(Backbone(stated.backbone, stated.stages, stated.stride), stated, MaskVOSSettings(**settings))
 
 
 def build_mask_vos(
-    form: MaskVOSForm | str, settings: MaskVOSSettings | None = None, *, pretrained: bool = False
+    architecture: MaskVOSArchitecture | str, settings: MaskVOSSettings | None = None, *, pretrained: bool = False
 ) -> MaskVOS:
-    """The network of a form, or of the name of one of FORMS.
+    """The network of an architecture, or of the name of one of ARCHITECTURES.
 
     Args:
         pretrained: let timm load ImageNet's weights into both backbones; random ones otherwise.
 
     Raises:
-        ModelError: an unknown form or backbone, or weights that cannot be had.
+        ModelError: an unknown architecture or backbone, or weights that cannot be had.
     """
-    if isinstance(form, str):
-        if form not in FORMS:
-            raise ModelError(f"unknown form {form!r}; there are {', '.join(FORMS)}")
-        form = FORMS[form]
-    backbone = Backbone(form.backbone, form.stages, form.stride, pretrained)
+    if isinstance(architecture, str):
+        if architecture not in ARCHITECTURES:
+            raise ModelError(f"unknown architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
+        architecture = ARCHITECTURES[architecture]
+    backbone = Backbone(architecture.backbone, architecture.stages, architecture.stride, pretrained)
     mask_backbone = None
-    if form.mask_encoder is not None:
-        mask_backbone = Backbone(form.mask_encoder, (3,), form.grid, pretrained)
-    return MaskVOS(backbone, form, settings, mask_backbone)
+    if architecture.mask_encoder is not None:
+        mask_backbone = Backbone(architecture.mask_encoder, (3,), architecture.grid, pretrained)
+    return MaskVOS(backbone, architecture, settings, mask_backbone)
 
 
 def _rows(cells: Tensor, embedded: Tensor) -> Tensor:

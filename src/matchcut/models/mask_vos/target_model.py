@@ -1,4 +1,4 @@
-"""What tells the objects' cells from those around them: a linear classifier of features, solved in closed form.
+"""Linear foreground/background classifier of cells, solved in closed form.
 
 A discriminative target model, as in Robinson et al., "Learning Fast and Robust Target Models for Video Object
 Segmentation", CVPR 2020, here by ridge regression instead of Gauss-Newton steps on a small network: matching asks which

@@ -1,12 +1,12 @@
 """TransportNet: appearance matched to motion by optimal transport, with no prompt (Zhang et al., ICCV 2021)."""
 
 from matchcut.models.transport_net.network import (
-    FORMS,
+    ARCHITECTURES,
     Decoder,
     Matching,
     PlacedSinkhorn,
     TransportNet,
-    TransportNetForm,
+    TransportNetArchitecture,
     TransportNetSettings,
     build,
     build_transport_net,
@@ -14,12 +14,12 @@ from matchcut.models.transport_net.network import (
 )
 
 __all__ = [
-    "FORMS",
+    "ARCHITECTURES",
     "Decoder",
     "Matching",
     "PlacedSinkhorn",
     "TransportNet",
-    "TransportNetForm",
+    "TransportNetArchitecture",
     "TransportNetSettings",
     "build",
     "build_transport_net",

@@ -3,7 +3,7 @@
 Zhang et al., "Deep Transport Network for Unsupervised Video Object Segmentation", ICCV 2021. Two streams, one on the
 frame and one on the optical flow drawn as a picture; after some of their stages the long-short Sinkhorn layers (Eq. 7
 to 10) carry both over their match; a decoder joins them from the deepest stage up, and says where the object and where
-its edge is. What the paper leaves open is in `TransportNetForm`.
+its edge is. What the paper leaves open is in `TransportNetArchitecture`.
 """
 
 import copy
@@ -33,7 +33,7 @@ Matching = Literal["none", "full", "long", "short", "long-short"]
 
 
 @dataclass(frozen=True)
-class TransportNetForm:
+class TransportNetArchitecture:
     """Which network: what its weights need to be loaded."""
 
     appearance: str = "resnet101"
@@ -78,9 +78,11 @@ class TransportNetSettings:
     """Show it no motion: what the frame alone tells."""
 
 
-FORMS: dict[str, TransportNetForm] = {
-    "paper": TransportNetForm(),
-    "small": TransportNetForm("tf_efficientnet_lite0", "tf_efficientnet_lite0", width=48, project=48, iterations=5),
+ARCHITECTURES: dict[str, TransportNetArchitecture] = {
+    "paper": TransportNetArchitecture(),
+    "small": TransportNetArchitecture(
+        "tf_efficientnet_lite0", "tf_efficientnet_lite0", width=48, project=48, iterations=5
+    ),
 }
 """The paper's pair of backbones, and a pair for the CPU."""
 
@@ -89,19 +91,19 @@ class TransportNet(nn.Module, AutomaticModel):
     """The network, and an automatic model.
 
     Args:
-        appearance, motion: backbones that give the form's stages. What these do not need is cut out of them.
-        form: of the rest.
+        appearance, motion: backbones that give the architecture's stages. What these do not need is cut out of them.
+        architecture: of the rest.
         settings: of inference.
 
     Raises:
-        ModelError: a form that does not fit the backbones.
+        ModelError: a architecture that does not fit the backbones.
     """
 
     def __init__(
         self,
         appearance: Backbone,
         motion: Backbone,
-        form: TransportNetForm,
+        architecture: TransportNetArchitecture,
         settings: TransportNetSettings | None = None,
     ) -> None:
         super().__init__()
@@ -109,29 +111,29 @@ class TransportNet(nn.Module, AutomaticModel):
             if one.is_vit:
                 raise ModelError(f"{one.name}: has features of one stride alone; expected a CNN with those of four")
             one.cut()
-        if not {*form.matched} <= {*form.stages}:
-            raise ModelError(f"matched {form.matched}: expected some of the stages {form.stages}")
+        if not {*architecture.matched} <= {*architecture.stages}:
+            raise ModelError(f"matched {architecture.matched}: expected some of the stages {architecture.stages}")
         channels = list(zip(channels_of(appearance), channels_of(motion), strict=True))
-        self.backbone, self.motion, self.form = appearance, motion, form
+        self.backbone, self.motion, self.architecture = appearance, motion, architecture
         self._set(settings or TransportNetSettings())
         self.bring = nn.ModuleDict()
         self.layers = nn.ModuleDict()
         lateral = []
-        for stage, pair in zip(form.stages, channels, strict=True):
-            if form.project:
-                self.bring[str(stage)] = nn.ModuleList(_projection(one, form.project) for one in pair)
-                pair = (form.project, form.project)
-            if stage in form.matched and form.matching != "none":
+        for stage, pair in zip(architecture.stages, channels, strict=True):
+            if architecture.project:
+                self.bring[str(stage)] = nn.ModuleList(_projection(one, architecture.project) for one in pair)
+                pair = (architecture.project, architecture.project)
+            if stage in architecture.matched and architecture.matching != "none":
                 if pair[0] != pair[1]:
                     raise ModelError(
                         f"stage {stage}: {appearance.name} has {pair[0]} channels and {motion.name} {pair[1]}, which "
                         "cannot be matched; set project to bring both to as many"
                     )
-                self.layers[str(stage)] = _layer(form)
+                self.layers[str(stage)] = _layer(architecture)
             lateral.append(sum(pair))
-        self.decoder = Decoder(lateral, form.width)
-        self.mask = nn.Conv2d(form.width, 1, 3, padding=1)
-        self.edge = nn.Conv2d(form.width, 1, 3, padding=1) if form.edge else None
+        self.decoder = Decoder(lateral, architecture.width)
+        self.mask = nn.Conv2d(architecture.width, 1, 3, padding=1)
+        self.edge = nn.Conv2d(architecture.width, 1, 3, padding=1) if architecture.edge else None
         with torch.no_grad():
             self.mask.bias.fill_(-1.0)  # type: ignore[union-attr]  # a quarter of a frame is the object, or less
 
@@ -151,13 +153,13 @@ class TransportNet(nn.Module, AutomaticModel):
 
     def fingerprint(self) -> str:
         """A hash of architecture, settings and weights."""
-        return fingerprint_of(self, self.form, self.settings)
+        return fingerprint_of(self, self.architecture, self.settings)
 
     def streams(self, image: Tensor, flow: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Features of both streams a stage, the finest first, as they go into the layers: (B, C, h, w) each."""
         found = []
-        for stage, *pair in zip(self.form.stages, self.backbone(image), self.motion(flow), strict=True):
-            if self.form.project:
+        for stage, *pair in zip(self.architecture.stages, self.backbone(image), self.motion(flow), strict=True):
+            if self.architecture.project:
                 to: Any = self.bring[str(stage)]
                 pair = [to[0](pair[0]), to[1](pair[1])]
             found.append((pair[0], pair[1]))
@@ -171,7 +173,7 @@ class TransportNet(nn.Module, AutomaticModel):
             flow: (B, 3, H, W) in [0, 1], the optical flow from this frame as a picture (`video.flow.draw_flow`).
         """
         joined = []
-        for stage, pair in zip(self.form.stages, self.streams(image, flow), strict=True):
+        for stage, pair in zip(self.architecture.stages, self.streams(image, flow), strict=True):
             if str(stage) in self.layers:
                 pair = self._matched(str(stage), *pair)
             joined.append(torch.cat(pair, 1))
@@ -187,7 +189,7 @@ class TransportNet(nn.Module, AutomaticModel):
         with torch.autocast(appearance.device.type, enabled=False):
             pair = appearance.float(), motion.float()
             carried = layer(*pair)
-            if self.form.residual:
+            if self.architecture.residual:
                 return pair[0] + carried[0], pair[1] + carried[1]
             return carried[0], carried[1]
 
@@ -248,11 +250,18 @@ class PlacedSinkhorn(nn.Module):
     place is learned.
     """
 
-    def __init__(self, form: TransportNetForm) -> None:
+    def __init__(self, architecture: TransportNetArchitecture) -> None:
         super().__init__()
-        self.matching, self.groups = form.matching, 1 if form.matching == "full" else form.groups
-        self.settings: dict[str, Any] = {"epsilon": form.epsilon, "iterations": form.iterations, "normalise": False}
-        self.weight = nn.Parameter(torch.tensor(form.place))
+        self.matching, self.groups = (
+            architecture.matching,
+            1 if architecture.matching == "full" else architecture.groups,
+        )
+        self.settings: dict[str, Any] = {
+            "epsilon": architecture.epsilon,
+            "iterations": architecture.iterations,
+            "normalise": False,
+        }
+        self.weight = nn.Parameter(torch.tensor(architecture.place))
 
     def forward(self, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
         """Y_a and Y_m, (B, C, H, W) each."""
@@ -293,35 +302,40 @@ def place_code(height: int, width: int, device: torch.device | str = "cpu") -> T
     return F.normalize(torch.cat([down, across]), dim=0)[None]
 
 
-def _layer(form: TransportNetForm) -> nn.Module:
-    if form.place:
-        return PlacedSinkhorn(form)
-    settings: dict[str, Any] = {"epsilon": form.epsilon, "iterations": form.iterations}
-    if form.matching == "full":
+def _layer(architecture: TransportNetArchitecture) -> nn.Module:
+    if architecture.place:
+        return PlacedSinkhorn(architecture)
+    settings: dict[str, Any] = {"epsilon": architecture.epsilon, "iterations": architecture.iterations}
+    if architecture.matching == "full":
         return LongSinkhorn(1, **settings)
     kinds = {"long": LongSinkhorn, "short": ShortSinkhorn, "long-short": LongShortSinkhorn}
-    return kinds[form.matching](form.groups, **settings)
+    return kinds[architecture.matching](architecture.groups, **settings)
 
 
 def build(architecture: Mapping[str, Any], settings: Mapping[str, Any]) -> TransportNet:
     """The network of a file of weights, by the architecture and the settings of inference that it states."""
-    return build_transport_net(TransportNetForm(**architecture), TransportNetSettings(**settings))
+    return build_transport_net(TransportNetArchitecture(**architecture), TransportNetSettings(**settings))
 
 
 def build_transport_net(
-    form: TransportNetForm | str, settings: TransportNetSettings | None = None, *, pretrained: bool = False
+    architecture: TransportNetArchitecture | str,
+    settings: TransportNetSettings | None = None,
+    *,
+    pretrained: bool = False,
 ) -> TransportNet:
-    """The network of a form, or of the name of one of FORMS.
+    """The network of an architecture, or of the name of one of ARCHITECTURES.
 
     Args:
         pretrained: let timm load ImageNet's weights into both backbones; random ones otherwise.
 
     Raises:
-        ModelError: an unknown form or backbone, or weights that cannot be had.
+        ModelError: an unknown architecture or backbone, or weights that cannot be had.
     """
-    if isinstance(form, str):
-        if form not in FORMS:
-            raise ModelError(f"unknown form {form!r}; there are {', '.join(FORMS)}")
-        form = FORMS[form]
-    appearance, motion = (Backbone(name, form.stages, 32, pretrained) for name in (form.appearance, form.motion))
-    return TransportNet(appearance, motion, form, settings)
+    if isinstance(architecture, str):
+        if architecture not in ARCHITECTURES:
+            raise ModelError(f"unknown architecture {architecture!r}; there are {', '.join(ARCHITECTURES)}")
+        architecture = ARCHITECTURES[architecture]
+    appearance, motion = (
+        Backbone(name, architecture.stages, 32, pretrained) for name in (architecture.appearance, architecture.motion)
+    )
+    return TransportNet(appearance, motion, architecture, settings)

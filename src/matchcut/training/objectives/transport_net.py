@@ -17,7 +17,13 @@ from torch import Tensor
 from matchcut.data.moving import MovingConfig, MovingFrames, find_sequences
 from matchcut.errors import TrainingError
 from matchcut.masks import Frame
-from matchcut.models.transport_net import FORMS, Matching, TransportNet, TransportNetSettings, build_transport_net
+from matchcut.models.transport_net import (
+    ARCHITECTURES,
+    Matching,
+    TransportNet,
+    TransportNetSettings,
+    build_transport_net,
+)
 from matchcut.training.config import TrainConfig, parse
 from matchcut.training.objectives.base import Batch, Losses, Objective, Say
 from matchcut.training.views import to_images
@@ -31,7 +37,7 @@ class TransportNetTraining:
     """What `[settings]` of a recipe may say."""
 
     architecture: str = "small"
-    """By its name in `matchcut.models.transport_net.FORMS`; what follows changes it."""
+    """By its name in `matchcut.models.transport_net.ARCHITECTURES`; what follows changes it."""
     matching: Matching = "long-short"
     matched: tuple[int, ...] = (2, 3, 4)
     residual: bool = False
@@ -58,8 +64,8 @@ class TransportNetTraining:
     def __post_init__(self) -> None:
         if min(self.edge, self.dice_weight) < 0:
             raise ValueError("edge and dice_weight must be 0 or more")
-        if self.architecture not in FORMS:
-            raise ValueError(f"unknown architecture {self.architecture!r}; there are {', '.join(FORMS)}")
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"unknown architecture {self.architecture!r}; there are {', '.join(ARCHITECTURES)}")
 
 
 class TransportNetObjective(Objective):
@@ -80,7 +86,7 @@ class TransportNetObjective(Objective):
         backbone = self.network.backbone
         numbers = {"mean": backbone.mean.flatten().tolist(), "std": backbone.std.flatten().tolist()}
         run = {name: getattr(self.settings, name) for name in ("size", "square", "camera")}
-        return {"model": "transport-net", "form": asdict(self.network.form), "settings": run, **numbers}
+        return {"model": "transport-net", "architecture": asdict(self.network.architecture), "settings": run, **numbers}
 
     def loss(self, batch: Batch, epoch: int) -> Losses:
         """Cross-entropy of the mask and, weighted, of its edge (Eq. 11)."""
@@ -125,12 +131,12 @@ def initial_transport_net(settings: TransportNetTraining) -> TransportNet:
     """
     asked = {name: getattr(settings, name) for name in ("matching", "matched", "residual", "place")}
     asked |= {name: getattr(settings, name) for name in ("appearance", "motion") if getattr(settings, name)}
-    form = replace(FORMS[settings.architecture], **asked, edge=settings.edge > 0)
+    architecture = replace(ARCHITECTURES[settings.architecture], **asked, edge=settings.edge > 0)
     packaged = WEIGHTS["efficientnet-lite0-imagenet"]
-    if settings.start == "imagenet" and {form.appearance, form.motion} == {packaged.backbone}:
-        appearance, motion = (packaged_backbone(packaged, form.stages, 32) for _ in range(2))
-        return TransportNet(appearance, motion, form)
-    return build_transport_net(form, pretrained=settings.start == "imagenet")
+    if settings.start == "imagenet" and {architecture.appearance, architecture.motion} == {packaged.backbone}:
+        appearance, motion = (packaged_backbone(packaged, architecture.stages, 32) for _ in range(2))
+        return TransportNet(appearance, motion, architecture)
+    return build_transport_net(architecture, pretrained=settings.start == "imagenet")
 
 
 def sobel_edges(masks: Tensor) -> Tensor:

@@ -24,8 +24,8 @@ from matchcut.errors import TrainingError
 from matchcut.masks import Frame
 from matchcut.models.backbones import Backbone
 from matchcut.models.mask_vos import MaskVOS, build_mask_vos
+from matchcut.models.mask_vos.architecture import ARCHITECTURES
 from matchcut.models.mask_vos.decoders import DeepMaskEncoder, FrameFeatures
-from matchcut.models.mask_vos.form import FORMS
 from matchcut.training.config import TrainConfig, parse
 from matchcut.training.distributed import from_others
 from matchcut.training.losses import dice_loss, segmentation_loss
@@ -78,7 +78,7 @@ class MaskVOSObjective(Objective):
         """The architecture, and what the backbone takes off its input."""
         backbone = self.network.backbone
         numbers = {"mean": backbone.mean.flatten().tolist(), "std": backbone.std.flatten().tolist()}
-        return {"model": "mask-vos", "form": asdict(self.network.form), **numbers}
+        return {"model": "mask-vos", "architecture": asdict(self.network.architecture), **numbers}
 
     # --- teacher and pseudo masks
 
@@ -316,7 +316,7 @@ def initial_mask_vos(architecture: str, start: str, backbone: str = "") -> MaskV
     Raises:
         ModelError: they cannot be had.
     """
-    spec = replace(FORMS[architecture], backbone=backbone) if backbone else FORMS[architecture]
+    spec = replace(ARCHITECTURES[architecture], backbone=backbone) if backbone else ARCHITECTURES[architecture]
     packaged = WEIGHTS["efficientnet-lite0-imagenet"]
     if start == "imagenet" and packaged.backbone == spec.backbone and spec.mask_encoder is None:
         return MaskVOS(packaged_backbone(packaged, spec.stages, spec.stride), spec)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from matchcut.data.clips import ClipConfig
 from matchcut.errors import TrainingError
-from matchcut.models.mask_vos.form import FORMS
+from matchcut.models.mask_vos.architecture import ARCHITECTURES
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class MaskVOSTraining:
     """`[settings]` of a recipe."""
 
     architecture: str = "small"
-    """By its name in `matchcut.models.mask_vos.form.FORMS`."""
+    """By its name in `matchcut.models.mask_vos.architecture.ARCHITECTURES`."""
     backbone: str = ""
     """Another one than the architecture's: any of timm with its strides."""
     start: Literal["imagenet", "scratch"] = "imagenet"
@@ -50,8 +50,8 @@ class MaskVOSTraining:
     def __post_init__(self) -> None:
         if min(self.edge_weight, self.dice_weight) < 0:
             raise ValueError("edge_weight and dice_weight must be 0 or more")
-        if self.architecture not in FORMS:
-            raise ValueError(f"unknown architecture {self.architecture!r}; there are {', '.join(FORMS)}")
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(f"unknown architecture {self.architecture!r}; there are {', '.join(ARCHITECTURES)}")
         if min(self.masks_from, self.mask_clips, self.rounds) < 0 or self.masks_every < 1:
             raise ValueError("masks_from, mask_clips and rounds must be 0 or more, masks_every 1 or more")
         for name, share in {"pasted": self.pasted, "perturb": self.perturb, "cycle": self.cycle}.items():

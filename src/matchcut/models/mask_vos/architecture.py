@@ -1,4 +1,4 @@
-"""What a Mask-VOS network is made of, and how it is used: the forms there are, and the settings of inference."""
+"""The architectures of Mask-VOS, and its settings of inference."""
 
 from dataclasses import dataclass, field
 
@@ -6,7 +6,7 @@ from matchcut.models.base import MemoryPolicy
 
 
 @dataclass(frozen=True)
-class MaskVOSForm:
+class MaskVOSArchitecture:
     """What a network is made of: with the weights, all there is to know to build it again."""
 
     backbone: str
@@ -34,11 +34,11 @@ class MaskVOSForm:
     the mask anew."""
 
 
-FORMS: dict[str, MaskVOSForm] = {
-    "resnet18": MaskVOSForm("resnet18", mask_encoder="resnet18"),
-    "resnet50": MaskVOSForm("resnet50", mask_encoder="resnet18"),
-    "resnet18-light": MaskVOSForm("resnet18", value=32, widths=(64, 32), light=True),
-    "small": MaskVOSForm(
+ARCHITECTURES: dict[str, MaskVOSArchitecture] = {
+    "resnet18": MaskVOSArchitecture("resnet18", mask_encoder="resnet18"),
+    "resnet50": MaskVOSArchitecture("resnet50", mask_encoder="resnet18"),
+    "resnet18-light": MaskVOSArchitecture("resnet18", value=32, widths=(64, 32), light=True),
+    "small": MaskVOSArchitecture(
         "tf_efficientnet_lite0",
         stride=16,
         matched=(0, 1, 2),
