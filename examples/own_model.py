@@ -12,9 +12,7 @@ from matchcut.matching import affinity
 class Patches(matchcut.GuidedModel):
     """Patches of 4 x 4 pixels take the labels of the patches they look most like."""
 
-    spec = matchcut.ModelSpec(
-        policy=matchcut.MemoryPolicy(context=5), size=240, multiple=4, grid=4, mask_grid=4
-    )
+    spec = matchcut.ModelSpec(policy=matchcut.MemoryPolicy(context=5), size=240, multiple=4, grid=4, mask_grid=4)
 
     def encode(self, frame):
         patches = F.unfold(frame.image, 12, padding=4, stride=4)  # (1, 3 * 12 * 12, h * w), with what is around each
