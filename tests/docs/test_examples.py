@@ -87,8 +87,8 @@ def test_the_model_of_ones_own_is_the_page_s_and_keeps_the_object(workplace: Pat
     (shown,) = re.findall(r"^class Patches.*?\n\n\n", source, re.DOTALL | re.MULTILINE)
     assert shown.strip() in TEXTS["docs/add_a_model.md"]
     first, last = (read_mask(workplace / f"out/masks/{name}.png") > 0 for name in ("00000", "00011"))
-    assert 0.8 < last.sum() / first.sum() < 1.25
-    assert (first & last).sum() / (first | last).sum() > 0.4  # it moves
+    assert 0.7 < last.sum() / first.sum() < 1.5  # it moves and stretches
+    assert (first & last).sum() > 0.6 * first.sum()
 
 
 def slugs(text: str) -> set[str]:
