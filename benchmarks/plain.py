@@ -29,12 +29,13 @@ class Plain:
         self.backbone, self.size, self.device = backbone, size or 480, pick_device("auto")
         self.features = features_of(backbone, self.device)
 
-    def fingerprint(self, timeline: Timeline) -> str:
+    def fingerprint(self) -> str:
         return repr((self.backbone, self.size))
 
     @torch.inference_mode()
     def fill(self, timeline: Timeline) -> None:
-        video, (chain,) = timeline.video, timeline.chains()
+        timeline.run_by(self.fingerprint())
+        video, ((_, made),) = timeline.video, timeline.plan()
         height, width = (round(side * self.size / min(timeline.size)) for side in timeline.size)
 
         def padded(image: Tensor, mode: str) -> Tensor:
@@ -58,7 +59,7 @@ class Plain:
             context = [*context, (keys, soft)][-CONTEXT:]
             large = F.interpolate(soft, size=given.shape[2:], mode="bilinear")[..., :height, :width]
             large = F.interpolate(large, size=tuple(timeline.size), mode="bilinear")
-            timeline.put(frame, np.array([0, *ids], np.uint8)[large[0].argmax(0).cpu().numpy()], {}, chain)
+            timeline.put(frame, np.array([0, *ids], np.uint8)[large[0].argmax(0).cpu().numpy()], {}, made)
 
 
 def features_of(backbone: str | None, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -74,7 +75,8 @@ def features_of(backbone: str | None, device: torch.device) -> Callable[[Tensor]
     whole = matchcut.load_model(stages=(3,), stride=16).backbone
     block = whole.net.blocks[3][0]
     unstrided = nn.Conv2d(240, 240, 3, groups=240)
-    unstrided.weight, unstrided.bias = block.conv_dw.weight, block.conv_dw.bias
+    strided = block.conv_dw.convolution
+    unstrided.weight, unstrided.bias = strided.weight, strided.bias
     block.conv_dw = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), unstrided)
     whole.eval().to(device)
     net = whole.net

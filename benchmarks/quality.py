@@ -129,7 +129,12 @@ def score_of(
     timeline = Timeline(video)
     first = without_void(read_mask(masks[0]))
     timeline.annotate(0, first)
-    made_from = {"tracker": tracker.fingerprint(timeline), "code": code_hash(), "preset": preset, **versions()}
+    made_from = {
+        "tracker": timeline.fingerprint(tracker.fingerprint()),
+        "code": code_hash(),
+        "preset": preset,
+        **versions(),
+    }
     files = [(str(one.resolve()), one.stat().st_size, one.stat().st_mtime_ns) for one in (*frames.iterdir(), *masks)]
     made_from["data"] = hashlib.sha256(repr(sorted(files)).encode()).hexdigest()
     folder = options.out / preset / root / sequence if options.out is not None else None

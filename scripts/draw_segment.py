@@ -11,8 +11,10 @@ import numpy as np
 import torch
 
 import matchcut
+from matchcut.flow.source import FlowSource
+from matchcut.models.base import ModelInput
 from matchcut.refinement import guided
-from matchcut.tracking.automatic import FlowSource, Segmenter, to_image
+from matchcut.tracking.automatic import Segmenter, to_image
 from matchcut.video.overlay import draw_overlay
 
 clip, target, *chosen = sys.argv[1:]
@@ -21,7 +23,8 @@ for index in map(int, chosen):
     frame, small = video[index], segmenter.resize(video[index])
     flow, _ = FlowSource().of("", small, segmenter.resize(video[index + 1]))
     with torch.inference_mode():
-        found = segmenter.model.probability(to_image(small), to_image(flow))[0, 0].numpy()
+        seen = ModelInput(to_image(small), index, video.frame_name(index), {"flow": to_image(flow)})
+        found = segmenter.model.segment(seen)[0, 0].numpy()
     labels, _ = guided(np.stack([1 - found, found]), [1], frame)
     grey = np.repeat((255 * found).astype(np.uint8)[..., None], 3, 2)
     shown = (frame, flow, grey, draw_overlay(frame, labels, ids=False))
