@@ -185,7 +185,7 @@ def matchcut_run(preset: str | None, random: bool, rounds: int | None) -> tuple[
 
     def run(video: Any, labels: Any, folder: Path, done: Callable[[], None]) -> None:
         outputs = Outputs(folder, video.size, video.frame_rate)
-        api.run(video, tracker, folder, outputs, labels, progress=lambda *_: done())
+        api.run(video, tracker, folder, outputs, {0: labels}, passes=api.Passes(progress=lambda *_: done()))
 
     return run, str(tracker.dtype).removeprefix("torch.")
 
