@@ -97,10 +97,10 @@ def test_objectives_read_their_settings_alike() -> None:
 
 
 def test_the_recipe_and_the_objective_of_the_docs_are_valid() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "train.md").read_text(encoding="utf-8")
     (recipe,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     assert parse(TrainConfig, tomllib.loads(recipe), "docs").optimiser.rates == {"encoder": 1e-5}
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     with patch.dict(OBJECTIVES):
-        exec(compile(example, "docs/training.md", "exec"), {})
+        exec(compile(example, "docs/train.md", "exec"), {})
         assert "alike" in OBJECTIVES
