@@ -100,7 +100,7 @@ def inner_errors(cost: Tensor, start: Tensor, rate: float, outer: int, inner: in
     if outer > 1:
         start = assign(cost, start=start, steps=outer - 1, **_algorithm_1(PROJECTIONS[-1], rate)).matrix
     real = torch.ones_like(cost, dtype=torch.bool)
-    y, corrections = start - rate * cost, (torch.zeros_like(cost),) * 3
+    y, corrections = start - rate * cost, tuple(torch.zeros(3, *cost.shape, dtype=cost.dtype))
     exact, _ = project(y, real)
     errors = []
     for _ in range(inner):
