@@ -1,8 +1,8 @@
 """Where compiled kernels are kept on disk: where Numba would keep them, but in a folder for each state of the sources.
 
 Numba holds a kernel for fresh as long as the file that it stands in is the same, even where a function that it calls,
-in another file, is not. Here any change of a source beside this one leads to another folder. And where nothing can be kept
-(an installation that is read-only and no home, a full disk) kernels are compiled for this process alone.
+in another file, is not. Here any change of a source beside this one leads to another folder. And where nothing can be
+kept (an installation that is read-only and no home, a full disk) kernels are compiled for this process alone.
 """
 
 import contextlib
