@@ -8,13 +8,13 @@ from matchcut.masks import read_mask
 out = sys.argv[1] if len(sys.argv) > 1 else "out/example"
 
 # One call: a video and a mask in, a filled timeline out.
-timeline = matchcut.track("examples/bunny.mp4", "examples/bunny_first.png", size=240)
+timeline = matchcut.track("examples/bunny.mp4", "examples/bunny_first.png", size=160)
 timeline.save(out)
 timeline.save_video(f"{out}/overlay.mp4")
 
 # The same in parts, with a correction: here the mask found on frame 8 stands in for one drawn by hand.
 first = read_mask("examples/bunny_first.png")  # (H, W) uint8: 0 background, 1 the bunny
-tracker = matchcut.Tracker(matchcut.load_model(), size=240)
+tracker = matchcut.Tracker(matchcut.load_model(), size=160)
 timeline = matchcut.Timeline(matchcut.Video("examples/bunny.mp4", end=12))
 timeline.annotate(0, first)
 tracker.fill(timeline)

@@ -5,6 +5,8 @@ import runpy
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -28,28 +30,47 @@ PAGES = ["README.md", "examples/README.md", *sorted(f"{one.relative_to(ROOT)}" f
 TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
 BLOCKS = {page: re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE) for page, text in TEXTS.items()}
 LINKS = {page: re.findall(r"\]\((?!https?://)([^)\s]+)\)", text) for page, text in TEXTS.items()}
-FRAMES = {"README.md": 3, "scripts": 12}
-"""Of the sample clip, where not the 22 that the examples of pages name: what runs at full size takes longer."""
+FRAMES = {"README.md": 2}
+"""Of the sample clip, where not the 12 that examples name: what runs at full size takes longer."""
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Makes a folder with what examples name: the sample clip, shorter, its mask, and two small benchmarks."""
+
+    @cache
+    def prepare(count: int) -> Path:
+        place = tmp_path_factory.mktemp("prepared")
+        (place / "examples").mkdir()
+        given = shutil.copy(ROOT / "examples/bunny_first.png", place / "examples")
+        clip = Video(ROOT / "examples/bunny.mp4", end=count)
+        with VideoWriter(place / "examples/bunny.mp4", source=clip) as writer:
+            for frame in clip:
+                writer.write(frame)
+        small = np.ascontiguousarray(read_mask(given)[::4, ::4])
+        for frames, masks in (("DAVIS/JPEGImages", "DAVIS/Annotations"), ("PETS/video", "PETS/truth")):
+            for index in range(3):
+                for folder in (frames, masks):
+                    (place / folder / "bunny").mkdir(parents=True, exist_ok=True)
+                frame = Image.fromarray(clip[min(index, count - 1)]).resize((160, 90))
+                frame.save(place / frames / f"bunny/{index:05d}.png")
+                write_mask(place / masks / f"bunny/{index:05d}.png", small)
+        return place
+
+    return prepare
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
-    """The working directory, with what examples name: the sample clip, shorter, its mask, and two small benchmarks."""
+def workplace(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    prepared: Callable[[int], Path],
+) -> Path:
+    """The working directory of an example."""
+    count = FRAMES.get(getattr(request, "param", ""), 12)
+    shutil.copytree(prepared(count), tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    count = FRAMES.get(getattr(request, "param", "scripts"), 22)
-    (tmp_path / "examples").mkdir()
-    shutil.copy(ROOT / "examples/bunny_first.png", "examples")
-    clip = Video(ROOT / "examples/bunny.mp4", end=count)
-    with VideoWriter("examples/bunny.mp4", source=clip) as writer:
-        for frame in clip:
-            writer.write(frame)
-    small = np.ascontiguousarray(read_mask("examples/bunny_first.png")[::4, ::4])
-    for frames, masks in (("DAVIS/JPEGImages", "DAVIS/Annotations"), ("PETS/video", "PETS/truth")):
-        for index in range(3):
-            for folder in (frames, masks):
-                Path(folder, "bunny").mkdir(parents=True, exist_ok=True)
-            Image.fromarray(clip[index]).resize((160, 90)).save(f"{frames}/bunny/{index:05d}.png")
-            write_mask(Path(f"{masks}/bunny/{index:05d}.png"), small)
     return tmp_path
 
 
@@ -87,8 +108,8 @@ def test_the_model_of_ones_own_is_the_page_s_and_keeps_the_object(workplace: Pat
     (shown,) = re.findall(r"^class Patches.*?\n\n\n", source, re.DOTALL | re.MULTILINE)
     assert shown.strip() in TEXTS["docs/add_a_model.md"]
     first, last = (read_mask(workplace / f"out/masks/{name}.png") > 0 for name in ("00000", "00011"))
-    assert 0.8 < last.sum() / first.sum() < 1.25
-    assert (first & last).sum() / (first | last).sum() > 0.4  # it moves
+    assert 0.7 < last.sum() / first.sum() < 1.5  # it moves and stretches
+    assert (first & last).sum() > 0.6 * first.sum()
 
 
 def slugs(text: str) -> set[str]:

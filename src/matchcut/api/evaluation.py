@@ -66,7 +66,7 @@ def train(
     cache: str | Path | None = None,
     say: Say = lambda line: None,
 ) -> Path:
-    """Train a network by a recipe (docs/training.md); started by torchrun, as one of its processes.
+    """Train a network by a recipe (docs/train.md); started by torchrun, as one of its processes.
 
     Args:
         recipe: a TOML file, or what `read_config` makes of one.

@@ -3,8 +3,8 @@
 DMM-Net (Zeng et al., ICCV 2019), Eq. 2-7, Algorithm 1 and Listing 1: minimise <C, X> over X with rows = 1, columns <= 1
 and X >= 0. One algorithm with settings: `ALGORITHM_1` and `LISTING_1` are the paper's. The default takes one step of it
 with a small quadratic term (Blondel et al., "Smooth and Sparse Optimal Transport", AISTATS 2018; Lorenz et al.,
-"Quadratically Regularized Optimal Transport", 2021) and an exact projection: docs/assignment.md says why, and what each
-change buys.
+"Quadratically Regularized Optimal Transport", 2021) and an exact projection: docs/layers/assignment.md says why,
+docs/experiments/assignment.md what each change buys.
 """
 
 import math

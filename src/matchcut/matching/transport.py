@@ -18,7 +18,7 @@ from matchcut.matching.transport_solver import carry, potentials
 from matchcut.matching.uncompiled import uncompiled
 
 EPSILON = 0.03
-"""Carries masks between frames of real video best (docs/transport.md)."""
+"""Carries masks between frames of real video best (docs/experiments/sinkhorn.md)."""
 COARSE = 0.1
 """The largest rounding of a score, in units of epsilon: exponentials are wrong by that share."""
 
