@@ -1,11 +1,10 @@
-"""Relaxed assignment, `matchcut.matching.assign` beside DMM-Net's Listing 1 in plain torch, and SciPy.
+"""Relaxed assignment, `matchcut.matching.assign`: speed at DMM-Net's sizes, and what each change to its algorithm buys.
 
     python benchmarks/assignment.py                    # speed, then what each change to the algorithm buys
     python benchmarks/assignment.py --part learning    # what a network learns by the gradients, below a minute a loss
 
-The listing is ours to the paper's lines (supplement, Listing 1), on one problem of uniform random costs. Times are
-medians of --repeats after one run that does not count, gradients those of the cost alone; "kept" is what autograd keeps
-for the backward pass.
+Costs are uniform random numbers. Times are medians of --repeats after one run that does not count, gradients those of
+the cost alone.
 """
 
 import argparse
@@ -19,7 +18,7 @@ from common import machine, table
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=list(PARTS), nargs="+", default=["speed", "batch", "changes"])
+    parser.add_argument("--part", choices=list(PARTS), nargs="+", default=["speed", "changes"])
     parser.add_argument("--repeats", type=int, default=9)
     options = parser.parse_args()
     print(f"\n{machine('numba', 'scipy')}")
@@ -37,70 +36,31 @@ def median_ms(run: Callable[[], Any], repeats: int) -> float:
     return statistics.median(spent) * 1000
 
 
-def listing(cost: Any, start: Any, steps: int, projections: int, rate: float) -> Any:
-    """Listing 1 on one problem (n, m)."""
-    import torch
-
-    n, m = cost.shape
-    x, corrections, found = start, [torch.zeros_like(cost) for _ in range(3)], [start]
-    for _ in range(steps):
-        x = x - rate * cost
-        for _ in range(projections):
-            x = x + corrections[0]
-            y = x - (x.sum(dim=1, keepdim=True) - 1).mm(torch.ones(1, m)) / m
-            corrections[0] = x - y
-            x = y + corrections[1]
-            full = x.sum(dim=0, keepdim=True)
-            fits = (full <= 1).float()
-            y = x * fits + (1 - fits) * (x - torch.ones(n, 1).mm(full - 1) / n)
-            corrections[1] = x - y
-            x = y + corrections[2]
-            y = x.relu()
-            corrections[2] = x - y
-            x = y
-        found.append(x)
-    return torch.stack(found).mean(dim=0)
-
-
 def speed(repeats: int) -> None:
-    """The same algorithm and steps, ours beside the listing."""
+    """A frame's problem, and a batch of training."""
     import torch
 
-    from matchcut.matching.assignment import LISTING_1, assign
+    from matchcut.matching.assignment import ALGORITHM_1, LISTING_1, assign, greedy, hungarian
 
+    forms: dict[str, Callable[[Any], Any]] = {
+        "assign, default": lambda c: assign(c).matrix,
+        "assign(**ALGORITHM_1)": lambda c: assign(c, **ALGORITHM_1).matrix,
+        "assign(**LISTING_1)": lambda c: assign(c, **LISTING_1).matrix,
+        "greedy": lambda c: greedy(c).matrix,
+        "hungarian (SciPy)": lambda c: hungarian(c).matrix,
+    }
     rows = []
-    for steps, projections, rate in ((40, 5, 0.1), (400, 50, 0.01)):
+    for shape in ((1, 3, 50), (1, 10, 50), (32, 5, 50)):
         generator = torch.Generator().manual_seed(0)
-        cost, start = (torch.rand(5, 100, generator=generator) for _ in range(2))
-        changed = LISTING_1 | {"steps": steps, "projections": projections, "learning_rate": rate}
-        forms: dict[str, Callable[[Any], Any]] = {
-            "Listing 1, plain torch": lambda c, s=start, a=(steps, projections, rate): listing(c, s, *a),
-            "assign(**LISTING_1)": lambda c, s=start, k=changed: assign(c[None], start=s[None], **k).matrix[0],
-        }
-        few = repeats if steps == 40 else 3
-        weight = torch.rand(5, 100, generator=generator)
-        measured = {}
+        cost, weight = (torch.rand(shape, generator=generator) for _ in range(2))
         for name, form in forms.items():
-            held: list[int] = []
-            with torch.autograd.graph.saved_tensors_hooks(
-                lambda one, held=held: held.append(one.nbytes) or one, lambda one: one
-            ):
-                answer = form(cost.clone().requires_grad_())
-            (gradient,) = grads(form, cost, weight)
-            forward = median_ms(lambda form=form, cost=cost: form(cost), few)
-            both = median_ms(lambda form=form, cost=cost, weight=weight: grads(form, cost, weight), few)
-            measured[name] = (forward, both, sum(held) / 2**20, answer.detach(), gradient)
-        first, second = measured.values()
-        apart = float((first[3] - second[3]).abs().max())
-        apart_gradient = float((first[4] - second[4]).abs().max() / first[4].abs().max())
-        for name, (forward, both, kept, *_) in measured.items():
-            ratios = f"{first[0] / forward:.0f}", f"{first[1] / both:.0f}"
-            cells = [f"{forward:.2f}", ratios[0], f"{both:.2f}", ratios[1], f"{kept:.2f}"]
-            rows.append([f"({steps}, {projections}), {name}", *cells])
-        rows[-1] += [f"{apart:.0e}", f"{apart_gradient:.0e}"]
-        rows[-2] += ["", ""]
-    head = ["5 x 100, float32", "forward ms", "times faster", "and backward ms", "times faster"]
-    print("\n" + table([*head, "kept MiB", "answers apart", "gradients apart (relative)"], rows))
+            forward = median_ms(lambda form=form, cost=cost: form(cost), repeats)
+            cells = [f"{forward:.2f}", ""]
+            if name.startswith("assign"):
+                both = median_ms(lambda form=form, cost=cost, weight=weight: grads(form, cost, weight), repeats)
+                cells[1] = f"{both:.2f}"
+            rows.append([f"{' x '.join(map(str, shape))}, {name}", *cells])
+    print("\n" + table(["problems x objects x proposals", "forward ms", "and backward ms"], rows))
 
 
 def grads(form: Callable[[Any], Any], cost: Any, weight: Any) -> Any:
@@ -110,41 +70,7 @@ def grads(form: Callable[[Any], Any], cost: Any, weight: Any) -> Any:
     return torch.autograd.grad((form(cost) * weight).sum(), cost)
 
 
-def batch(repeats: int) -> None:
-    """64 problems at once, and each by itself: the mean of a call."""
-    import torch
-
-    from matchcut.matching.assignment import LISTING_1, assign, hungarian
-
-    rows = []
-    for shape in ((5, 100), (20, 50)):
-        generator = torch.Generator().manual_seed(0)
-        cost, start, weight = (torch.rand(64, *shape, generator=generator) for _ in range(3))
-        items = [slice(i, i + 1) for i in range(64)]
-        forms: dict[str, Callable[[Any, Any], Any]] = {
-            "assign, default": lambda c, _: assign(c).matrix,
-            "assign(**LISTING_1), (40, 5)": lambda c, x: assign(c, start=x, **LISTING_1).matrix,
-            "hungarian (SciPy)": lambda c, _: hungarian(c).matrix,
-        }
-        for name, form in forms.items():
-
-            def forward(item: slice, form: Any = form, cost: Any = cost, start: Any = start) -> Any:
-                return form(cost[item], start[item])
-
-            def both(item: slice, form: Any = form, cost: Any = cost, start: Any = start, weight: Any = weight) -> Any:
-                return grads(lambda c: form(c, start[item]), cost[item], weight[item])
-
-            cells = []
-            for run in (forward, both) if "SciPy" not in name else (forward,):
-                single = median_ms(lambda run=run, items=items: [run(item) for item in items], repeats) / 64
-                many = median_ms(lambda run=run: run(slice(None)), 5 * repeats)
-                cells += [f"{single:.3f}", f"{many:.2f}", f"{many / single:.1f}"]
-            rows.append([f"{shape[0]} x {shape[1]}, {name}", *cells, *[""] * (6 - len(cells))])
-    head = ["problem", "one, forward ms", "64, ms", "times one", "one, and backward ms", "64, ms", "times one"]
-    print("\n" + table(head, rows))
-
-
-def changes(repeats: int) -> None:
+def changes(_: int) -> None:
     """What each change to Listing 1 buys, one upon the other."""
     import torch
 
@@ -178,13 +104,9 @@ def changes(repeats: int) -> None:
             count = 100 if kind.get("steps") == 400 else len(cost)
             given = kind | ({"start": kind["start"][:count]} if "start" in kind else {})
             match = assign(cost[:count], **given)
-            spent = 0.0
-            for item in range(5):
-                single = kind | ({"start": kind["start"][item : item + 1]} if "start" in kind else {})
-                spent += median_ms(lambda k=single, c=cost[item : item + 1]: assign(c, **k), repeats) / 5
-            rows.append([name, *quality(match, cost[:count], optimum[:count], best.matrix[:count]), f"{spent:.2f}"])
-        rows.append(["greedy", *quality(greedy(cost), cost, optimum, best.matrix), ""])
-        head = [f"{shape[0]} x {shape[1]}", "cost over optimum", "within 1%", "same arg max", "both", "residual", "ms"]
+            rows.append([name, *quality(match, cost[:count], optimum[:count], best.matrix[:count])])
+        rows.append(["greedy", *quality(greedy(cost), cost, optimum, best.matrix)])
+        head = [f"{shape[0]} x {shape[1]}", "cost over optimum", "within 1%", "same arg max", "both", "residual"]
         print("\n" + table(head, rows))
 
 
@@ -280,7 +202,7 @@ def train(form: Callable[[Any], Any], loss: Callable[[Any, Any], Any], seed: int
     return share, *(float(torch.stack(sizes).quantile(q)) for q in (0.5, 0.99))
 
 
-PARTS = {"speed": speed, "batch": batch, "changes": changes, "learning": learning}
+PARTS = {"speed": speed, "changes": changes, "learning": learning}
 
 if __name__ == "__main__":
     main()

@@ -26,7 +26,7 @@ def main() -> None:
     import torchvision
     from pycocotools import mask as coco
 
-    from matchcut.matching.regions import boxes, pool, pool_boxes, soft_iou
+    from matchcut.matching.regions import masks_to_boxes, pool, pool_boxes, soft_iou
 
     torch.set_grad_enabled(False)
     present = (DATA / "davis2016-dev-480p").is_dir()
@@ -34,7 +34,7 @@ def main() -> None:
     masks = (real if data == "real" else random)(options.masks)  # (N, 480, 854) bool
     soft = masks.float()
     features = torch.randn(1, CHANNELS, *GRID, generator=torch.Generator().manual_seed(0))
-    around = boxes(masks)
+    around = masks_to_boxes(masks)
     # What encoders take: (H, W, N) in Fortran's order.
     bytes_ = np.asfortranarray(masks.permute(1, 2, 0).numpy().astype(np.uint8))
     encoded = coco.encode(bytes_)
@@ -94,7 +94,7 @@ def main() -> None:
         (
             "boxes",
             "boxes",
-            lambda: there(boxes(masks)),
+            lambda: there(masks_to_boxes(masks)),
             [("torchvision.ops.masks_to_boxes", lambda: torchvision.ops.masks_to_boxes(there(masks)) + edge)],
         ),
         (

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AutomaticModel": "matchcut.models.base",
     "GuidedModel": "matchcut.models.base",
     "MemoryPolicy": "matchcut.models.base",
     "ModelSpec": "matchcut.models.base",
@@ -40,6 +41,7 @@ _HOMES = {
 _MODULES = ("matching", "metrics")
 
 __all__ = [
+    "AutomaticModel",
     "GuidedModel",
     "MatchcutError",
     "MemoryPolicy",

@@ -99,17 +99,6 @@ def test_what_was_cut_off_is_compiled_and_kept_anew(package):
     assert run(package) == [2, 1]
 
 
-def test_folders_of_old_sources_are_removed_and_nothing_else(tmp_path):
-    others = {"mine", "kernels-mine", "kernels-0123456789abcdef.txt"}
-    made = [f"kernels-{number:016x}" for number in range(cache.KEPT + 3)]
-    for time, name in enumerate([*others, *made]):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").touch()
-        os.utime(tmp_path / name, (time, time))
-    cache.remove_old(tmp_path / made[0])  # the one in use, though the oldest
-    assert {one.name for one in tmp_path.iterdir()} == {*others, made[0], *made[1 - cache.KEPT :]}
-
-
 def test_each_source_of_the_folder_counts(tmp_path):
     """For one, that of the products alone."""
     copied = shutil.copytree(Path(cache.__file__).parent, tmp_path / "cpu")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from matchcut.errors import ShapeError
 from matchcut.matching import regions
-from matchcut.matching.regions import boxes, pool, pool_boxes, soft_iou
+from matchcut.matching.regions import masks_to_boxes, pool, pool_boxes, soft_iou
 
 REAL = Path(__file__).parents[3] / "shared/data/davis2016-dev-480p/Annotations"
 SHAPES = st.tuples(st.integers(0, 5), st.integers(0, 4), st.integers(1, 9), st.integers(1, 70))
@@ -49,34 +49,34 @@ def test_boxes_are_those_found_pixel_by_pixel(count, height, width, share, seed)
     soft = 1 - uniform(count, height, width, seed=seed)
     masks = soft > 1 - share
     expected = torch.tensor([slow_box(mask) for mask in masks]).reshape(count, 4)
-    assert torch.equal(boxes(masks), expected)
-    assert torch.equal(boxes(soft, threshold=1 - share), expected)
-    assert torch.equal(boxes(masks.to(torch.uint8)), expected)
+    assert torch.equal(masks_to_boxes(masks), expected)
+    assert torch.equal(masks_to_boxes(soft, threshold=1 - share), expected)
+    assert torch.equal(masks_to_boxes(masks.to(torch.uint8)), expected)
 
 
 def test_boxes_are_torchvisions_but_for_the_exclusive_edge(real_masks):
     there = real_masks.flatten(1).any(1)  # torchvision takes no empty ones
     expected = torchvision.ops.masks_to_boxes(real_masks[there]) + torch.tensor([0, 0, 1, 1])
-    assert torch.equal(boxes(real_masks)[there], expected)
-    assert not boxes(real_masks)[~there].any()
+    assert torch.equal(masks_to_boxes(real_masks)[there], expected)
+    assert not masks_to_boxes(real_masks)[~there].any()
 
 
 def test_boxes_of_any_leading_axes_and_of_nothing():
     masks = torch.zeros(2, 3, 4, 5, dtype=torch.bool)
     masks[1, 2, 3, 4] = True
-    found = boxes(masks)
+    found = masks_to_boxes(masks)
     assert found.shape == (2, 3, 4) and found.dtype == torch.float32
     assert found[1, 2].tolist() == [4, 3, 5, 4] and found.sum() == 16
-    assert boxes(torch.ones(4, 5)).tolist() == [0, 0, 5, 4]
-    assert boxes(torch.zeros(2, 0, 4, 5)).shape == (2, 0, 4)
-    assert torch.equal(boxes(torch.zeros(2, 3, 0, 5)), torch.zeros(2, 3, 4))
+    assert masks_to_boxes(torch.ones(4, 5)).tolist() == [0, 0, 5, 4]
+    assert masks_to_boxes(torch.zeros(2, 0, 4, 5)).shape == (2, 0, 4)
+    assert torch.equal(masks_to_boxes(torch.zeros(2, 3, 0, 5)), torch.zeros(2, 3, 4))
 
 
 def test_boxes_of_soft_masks_have_no_gradient_and_follow_the_threshold():
     soft = torch.tensor([[0.2, 0.6, 0.4], [0.0, 0.5, 0.0]], requires_grad=True)
-    assert boxes(soft).tolist() == [1, 0, 2, 1] and not boxes(soft).requires_grad
-    assert boxes(soft, threshold=0.1).tolist() == [0, 0, 3, 2]
-    assert boxes(soft.half(), threshold=0.3).tolist() == [1, 0, 3, 2]
+    assert masks_to_boxes(soft).tolist() == [1, 0, 2, 1] and not masks_to_boxes(soft).requires_grad
+    assert masks_to_boxes(soft, threshold=0.1).tolist() == [0, 0, 3, 2]
+    assert masks_to_boxes(soft.half(), threshold=0.3).tolist() == [1, 0, 3, 2]
 
 
 # --- IoU
@@ -202,7 +202,7 @@ def test_a_box_around_a_mask_that_fills_it_pools_about_what_the_mask_does():
     features = torch.nn.functional.avg_pool2d(uniform(1, 4, 32, 36), 5, 1)  # 28 x 32
     masks = torch.zeros(1, 2, 224, 256, dtype=torch.bool)
     masks[0, 0, 40:120, 64:200] = True
-    found = pool_boxes(features, boxes(masks), scale=1 / 8, bins=28)
+    found = pool_boxes(features, masks_to_boxes(masks), scale=1 / 8, bins=28)
     torch.testing.assert_close(found[0, 0], pool(features, masks)[0, 0], atol=0.01, rtol=0)
     assert not found[0, 1].any() and not pool(features, masks)[0, 1].any()
 
@@ -241,7 +241,7 @@ def test_compiled_gives_the_same():
     features, masks = uniform(1, 3, 6, 7), uniform(1, 4, 24, 28, seed=1) < 0.3
 
     def all_of_it(features, masks):
-        around = boxes(masks)
+        around = masks_to_boxes(masks)
         return around, soft_iou(masks, masks), pool(features, masks), pool_boxes(features, around, scale=0.25)
 
     torch.testing.assert_close(
@@ -256,7 +256,7 @@ def test_compiled_gives_the_same():
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: boxes(torch.zeros(5)), ShapeError, r"masks: expected \(\.\.\., H, W\), got \(5,\)"),
+        (lambda: masks_to_boxes(torch.zeros(5)), ShapeError, r"masks: expected \(\.\.\., H, W\), got \(5,\)"),
         (lambda: soft_iou(torch.zeros(2, 4, 5), torch.zeros(2, 4, 5)), ShapeError, "a: expected"),
         (lambda: soft_iou(torch.zeros(1, 2, 4, 5).int(), torch.zeros(1, 2, 4, 5).int()), ShapeError, "a: .*int32"),
         (lambda: soft_iou(torch.zeros(1, 2, 4, 5), torch.zeros(1, 2, 5, 4)), ShapeError, "b: expected .* got"),
@@ -277,8 +277,8 @@ def test_what_does_not_fit_is_refused(call, error, words):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_equals_cpu():
     features, masks = uniform(1, 3, 6, 7), uniform(1, 4, 24, 28, seed=1) < 0.3
-    around = boxes(masks)
-    assert torch.equal(boxes(masks.cuda()).cpu(), around)
+    around = masks_to_boxes(masks)
+    assert torch.equal(masks_to_boxes(masks.cuda()).cpu(), around)
     assert torch.equal(soft_iou(masks.cuda(), masks.cuda()).cpu(), soft_iou(masks, masks))
     torch.testing.assert_close(pool(features.cuda(), masks.cuda()).cpu(), pool(features, masks))
     there = pool_boxes(features.cuda(), around.cuda(), scale=0.25)

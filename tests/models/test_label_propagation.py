@@ -8,7 +8,7 @@ from torch import Tensor
 from matchcut.errors import ModelError
 from matchcut.models.backbones import Backbone
 from matchcut.models.base import GuidedModel, MemoryPolicy, Reference
-from matchcut.models.label_propagation import PRESETS, LabelPropagation, Propagation
+from matchcut.models.label_propagation import PRESETS, LabelPropagation, PropagationSettings
 from matchcut.weights.store import load_model
 
 GRID = (19, 27)
@@ -127,7 +127,7 @@ def test_objects_in_one_pass_equal_separate_passes(preset, backbone):
 
 
 def test_no_object_is_background_everywhere(backbone):
-    for settings in ("mask-vos", Propagation(near=3)):
+    for settings in ("mask-vos", PropagationSettings(near=3)):
         memory = [Reference(one.features, torch.ones(1, 1, *GRID), one.annotated) for one in references()]
         ours = masks_of(LabelPropagation(backbone, settings), keys(0), memory)
         torch.testing.assert_close(ours, torch.ones(1, 1, *GRID))
@@ -145,7 +145,7 @@ def spot(y: int, x: int, strength: float = 1.0) -> Tensor:
 
 
 def test_far_from_objects_all_is_background_and_near_them_nothing_changes(backbone):
-    model = LabelPropagation(backbone, Propagation(near=4))
+    model = LabelPropagation(backbone, PropagationSettings(near=4))
     memory = [
         Reference(keys(1), spot(16, 2), True),  # where an annotated frame has the object does not count
         Reference(keys(2), spot(5, 6), False),
@@ -162,7 +162,7 @@ def test_far_from_objects_all_is_background_and_near_them_nothing_changes(backbo
 
 @pytest.mark.parametrize("strength", [0.0, 0.4])
 def test_an_object_that_was_nowhere_is_looked_for_everywhere(strength, backbone):
-    model = LabelPropagation(backbone, Propagation(near=2))
+    model = LabelPropagation(backbone, PropagationSettings(near=2))
     both = torch.cat([spot(5, 6), spot(14, 20, strength)[:, 1:]], 1)
     memory = [Reference(keys(1), soft(1, 2), True), Reference(keys(2), both, False)]
     ours = masks_of(model, keys(0), memory)
@@ -170,7 +170,7 @@ def test_an_object_that_was_nowhere_is_looked_for_everywhere(strength, backbone)
 
 
 def test_with_no_context_all_cells_are_looked_at(backbone):
-    model, memory = LabelPropagation(backbone, Propagation(near=2)), references(1)
+    model, memory = LabelPropagation(backbone, PropagationSettings(near=2)), references(1)
     assert torch.equal(masks_of(model, keys(0), memory), masks_of(model.with_settings(near=None), keys(0), memory))
 
 

@@ -13,7 +13,7 @@ from matchcut.errors import ModelError
 from matchcut.matching import affinity, near_edges
 from matchcut.models.backbones import Backbone, fold_batch_norms
 from matchcut.models.base import GuidedModel, MemoryPolicy
-from matchcut.models.label_propagation import LabelPropagation, Propagation
+from matchcut.models.label_propagation import LabelPropagation, PropagationSettings
 from matchcut.models.mask_vos import MaskReference, MaskVOS, build_mask_vos, network
 from matchcut.models.mask_vos.architecture import ARCHITECTURES, MaskVOSSettings
 from matchcut.models.mask_vos.decoders import KeyHead, aggregate, mask_channels
@@ -67,7 +67,7 @@ def scene(model: MaskVOS, objects: int = 2) -> tuple[object, list[MaskReference]
 
 def test_it_starts_as_label_propagation_with_the_same_features(small):
     plain = LabelPropagation(
-        small.backbone, Propagation(MemoryPolicy(5), temperature=0.05, radius=12), grid=8, mix=(1.0, 1.0, 1.0)
+        small.backbone, PropagationSettings(MemoryPolicy(5), temperature=0.05, radius=12), grid=8, mix=(1.0, 1.0, 1.0)
     )
     with torch.no_grad():
         torch.testing.assert_close(small.embed(picture()).keys, plain.embed(picture()), rtol=1e-5, atol=1e-6)

@@ -15,7 +15,7 @@ from matchcut.models.base import AutomaticModel, ModelSpec
 from matchcut.models.catalogue import AUTOMATIC
 from matchcut.tracking import automatic
 from matchcut.tracking.annotations import Provenance
-from matchcut.tracking.automatic import Segmenter, confidence_of
+from matchcut.tracking.automatic import Segmenter, overlap_confidence
 from matchcut.tracking.instances import confident_frames, pieces, split
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import Tracker
@@ -306,11 +306,11 @@ def test_a_model_that_does_not_keep_the_contract_is_said(tmp_path, segment, said
 
 
 def test_confidence_is_the_overlap_with_the_mask():
-    assert confidence_of(np.zeros((4, 4), np.float32)) == 0
+    assert overlap_confidence(np.zeros((4, 4), np.float32)) == 0
     sharp = np.zeros((4, 4), np.float32)
     sharp[1:3] = 1
-    assert confidence_of(sharp) == 1
-    assert confidence_of(np.where(sharp > 0, 0.8, 0.2).astype(np.float32)) == pytest.approx(6.4 / (8 + 1.6))
+    assert overlap_confidence(sharp) == 1
+    assert overlap_confidence(np.where(sharp > 0, 0.8, 0.2).astype(np.float32)) == pytest.approx(6.4 / (8 + 1.6))
 
 
 # --- what is handed to the guided tracker

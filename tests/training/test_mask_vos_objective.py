@@ -20,7 +20,7 @@ from matchcut.training.config import OptimiserConfig, TrainConfig, parse, read_c
 from matchcut.training.loop import train
 from matchcut.training.losses import dice_loss
 from matchcut.training.objectives.mask_vos.clustering import cluster_video, deep_keys
-from matchcut.training.objectives.mask_vos.objective import MaskVOSObjective, mean_iou
+from matchcut.training.objectives.mask_vos.objective import MaskVOSObjective, clip_iou
 from matchcut.training.objectives.mask_vos.pseudo_masks import clip_pseudo_masks
 from matchcut.training.objectives.mask_vos.settings import MaskVOSTraining
 from matchcut.training.objectives.mask_vos.synthetic_clips import SMALLEST, cycle_clips, pasted_clip
@@ -298,7 +298,7 @@ def test_pasted_pieces_are_labelled_to_the_pixel_and_repeat() -> None:
 def test_mean_iou_counts_objects_alone() -> None:
     labels = torch.tensor([[[0, 0, 1, 2]]])
     scores = torch.nn.functional.one_hot(torch.tensor([[[0, 1, 1, 1]]]), 3).permute(0, 3, 1, 2)
-    assert mean_iou(scores, labels).item() == pytest.approx(1 / 3)
+    assert clip_iou(scores, labels).item() == pytest.approx(1 / 3)
 
 
 def test_the_dice_loss_pulls_against_shrinking() -> None:

@@ -14,7 +14,7 @@ from matchcut.errors import DatasetError, MaskError, ShapeError
 from matchcut.masks import LabelMap, object_ids
 from matchcut.metrics import (
     MAX_PROPOSALS,
-    Assignment,
+    ProposalAssignment,
     assign_proposals,
     boundary_f,
     confusion_matrix,
@@ -107,7 +107,7 @@ class Answer:
     place: int
     frames: list[FrameScores]
     problems: list[tuple[str, str]]
-    assignment: Assignment | None = None
+    assignment: ProposalAssignment | None = None
 
 
 def run_job(job: Job) -> Answer:

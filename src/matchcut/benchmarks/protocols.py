@@ -7,7 +7,7 @@ from matchcut.errors import DatasetError
 
 Task = Literal["guided", "automatic", "saliency", "segtrack", "youtube-vos", "vip", "jhmdb"]
 Objects = Literal["one", "ids", "proposals", "map", "classes", "joints"]
-Frames = Literal["inner", "all", "after-first"]
+ScoredFrames = Literal["inner", "all", "after-first"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Protocol:
     split: str
     task: Task
     objects: Objects
-    frames: Frames
+    frames: ScoredFrames
     measures: tuple[str, ...]
     void: str
     averages: str

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from matchcut.data.clips import ClipConfig, VideoSamples, draw_maps, jitter, warp
 from matchcut.data.footage import Footage
-from matchcut.data.pasting import Mask, Motion, adapt_colours, moving_piece, paste, soften
+from matchcut.data.pasting import BoolMask, Motion, adapt_colours, moving_piece, paste, soften
 from matchcut.data.readers import read_dataset
 from matchcut.data.sequence import Sequence as MaskedSequence
 from matchcut.data.sequence import read_truth
@@ -112,7 +112,7 @@ class MovingFrames(VideoSamples):
             "unreadable": failed,
         }
 
-    def _pair(self, rng: np.random.Generator, video: int, failed: NDArray[Any]) -> tuple[tuple[Frame, Frame], Mask]:
+    def _pair(self, rng: np.random.Generator, video: int, failed: NDArray[Any]) -> tuple[tuple[Frame, Frame], BoolMask]:
         """A frame with its mask, and the frame that its flow leads to: a later one, or an earlier one at the end."""
         for offset in range(len(self.videos)):
             one = (video + offset) % len(self.videos)
@@ -132,8 +132,8 @@ class MovingFrames(VideoSamples):
         raise DatasetError(f"{self.videos[0].name} and all others: not one frame can be read; check the files")
 
     def _pasted(
-        self, rng: np.random.Generator, frame: Frame, mask: Mask, failed: NDArray[Any]
-    ) -> tuple[tuple[Frame, Frame], Mask]:
+        self, rng: np.random.Generator, frame: Frame, mask: BoolMask, failed: NDArray[Any]
+    ) -> tuple[tuple[Frame, Frame], BoolMask]:
         """The object of a frame over that of another video, both under a moving camera, the object on its own way."""
         (other, _), _ = self._pair(rng, int(rng.integers(len(self.videos))), failed)
         size = other.shape[:2]

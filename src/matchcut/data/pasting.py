@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from matchcut.masks import Frame, LabelMap
 
-Mask = NDArray[np.bool_]
+BoolMask = NDArray[np.bool_]
 Alpha = NDArray[np.float32]
 
 
@@ -81,7 +81,7 @@ def paste(background: Frame, pieces: Sequence[Piece], numbers: Sequence[int] | N
 
 
 def moving_piece(
-    rng: np.random.Generator, frame: Frame, mask: Mask, length: int, size: tuple[int, int], motion: Motion = MOTION
+    rng: np.random.Generator, frame: Frame, mask: BoolMask, length: int, size: tuple[int, int], motion: Motion = MOTION
 ) -> Piece:
     """A piece cut out of a frame (h, w, 3) by its mask (h, w), on a path of its own over `length` frames of a size
     (H, W). An empty mask gives an empty piece."""
@@ -159,7 +159,7 @@ def adapt_colours(piece: Piece, background: Frame, share: float) -> Piece:
     return Piece(changed, piece.alpha)
 
 
-def smooth_shape(rng: np.random.Generator, size: tuple[int, int], corners: int = 8) -> Mask:
+def smooth_shape(rng: np.random.Generator, size: tuple[int, int], corners: int = 8) -> BoolMask:
     """A random shape (H, W) with a smooth outline in the middle of a frame: no hole, in one piece.
 
     Args:
@@ -177,7 +177,7 @@ def smooth_shape(rng: np.random.Generator, size: tuple[int, int], corners: int =
     return drawn > 0
 
 
-def with_limbs(rng: np.random.Generator, mask: Mask, most: int = 5) -> Mask:
+def with_limbs(rng: np.random.Generator, mask: BoolMask, most: int = 5) -> BoolMask:
     """A mask (H, W) with up to `most` thin, bent, tapering limbs grown from within it: what legs, tails and poles are
     to a body, and what neither superpixels nor smooth shapes have."""
     rows, columns = mask.nonzero()
@@ -198,7 +198,9 @@ def with_limbs(rng: np.random.Generator, mask: Mask, most: int = 5) -> Mask:
     return drawn > 0
 
 
-def region(rng: np.random.Generator, frame: Frame, share: tuple[float, float] = (0.03, 0.25), cell: int = 16) -> Mask:
+def region(
+    rng: np.random.Generator, frame: Frame, share: tuple[float, float] = (0.03, 0.25), cell: int = 16
+) -> BoolMask:
     """A union of neighbouring superpixels of a frame (H, W, 3) that look alike: bounded by edges of the picture, in one
     piece and without holes.
 

@@ -13,7 +13,7 @@ from matchcut.matching.factorised import (
     short_sinkhorn,
 )
 from matchcut.matching.refine import near_edges, refine
-from matchcut.matching.regions import boxes, pool, pool_boxes, soft_iou
+from matchcut.matching.regions import masks_to_boxes, pool, pool_boxes, soft_iou
 from matchcut.matching.transport import Transport, sinkhorn, sinkhorn_from_cost
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "Transport",
     "affinity",
     "assign",
-    "boxes",
     "deform",
     "deform_conv2d",
     "greedy",
@@ -39,6 +38,7 @@ __all__ = [
     "join",
     "long_short_sinkhorn",
     "long_sinkhorn",
+    "masks_to_boxes",
     "near_edges",
     "pool",
     "pool_boxes",

@@ -22,7 +22,7 @@ from torch import Tensor
 from matchcut.errors import ShapeError
 from matchcut.matching.base import at_least_float32, check_values, full_precision
 from matchcut.matching.pairs import pair_scores
-from matchcut.matching.search import Radius, Window, plan, search
+from matchcut.matching.search import Radius, Window, search
 from matchcut.matching.uncompiled import uncompiled
 
 
@@ -233,9 +233,8 @@ def _search(
 ) -> tuple[Tensor, Tensor]:
     """Positions and scores (Q, K) of the best, by the fastest way there is for these features, the query first."""
     query, *keys = features
-    sizes = (query.shape[0], query.shape[1]), (keys[0].shape[0], keys[0].shape[1])
     if query.device.type != "cpu" or query.dtype != torch.float32:
-        return search(query, keys, plan(*sizes, tuple(radii), window), top_k, where)
+        return search(query, keys, radii, window, top_k, where)
     from matchcut.matching.cpu.search import compiled_search  # late: Numba takes a moment to load
 
     return compiled_search(query, keys, tuple(radii), window, top_k, where)

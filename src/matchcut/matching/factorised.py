@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,21 @@ from torch import Tensor, nn
 
 from matchcut.errors import ShapeError
 from matchcut.matching.base import at_least_float32, full_precision, product
-from matchcut.matching.transport import EPSILON, Transport, check_finite, sinkhorn, sinkhorn_from_cost
+from matchcut.matching.transport import Transport, check_finite, sinkhorn, sinkhorn_from_cost
 
 Groups = int | tuple[int, int]
 Distance = Literal["long", "short"]
+
+
+class SinkhornSettings(TypedDict, total=False):
+    """Keyword arguments of `sinkhorn`, with its defaults."""
+
+    epsilon: float
+    iterations: int
+    tolerance: float | None
+    streaming: bool
+
+
 STRIP = 2**19
 """Numbers of a map whose short-distant groups are matched at once where nothing is kept."""
 
@@ -125,11 +136,8 @@ def long_sinkhorn(
     motion: Tensor,
     *,
     groups: Groups = 8,
-    epsilon: float = EPSILON,
-    iterations: int = 20,
-    tolerance: float | None = None,
-    streaming: bool = False,
     normalise: bool = True,
+    **settings: Unpack[SinkhornSettings],
 ) -> GroupedTransport:
     """P^L: match cells of `appearance` to cells of `motion` at the same place of their blocks (Eq. 7).
 
@@ -138,15 +146,14 @@ def long_sinkhorn(
     Args:
         appearance, motion: (B, C, H, W) features.
         groups: P, or (ph, pw) with P = ph * pw; 8 is (2, 4). At most the size of the map on each axis.
-        epsilon, iterations, tolerance, streaming: of each group's problem, as in `sinkhorn`.
         normalise: divide features by their L2 norms, so that scores are cosines (Eq. 3); otherwise they are taken as
             they are.
+        settings: of each group's problem, as of `sinkhorn`.
 
     Raises:
         ShapeError: maps that do not fit together, or that are not finite.
         ValueError: groups that do not fit, or another setting out of its range.
     """
-    settings = {"epsilon": epsilon, "iterations": iterations, "tolerance": tolerance, "streaming": streaming}
     return _grouped_sinkhorn(appearance, motion, groups, "long", normalise, settings)
 
 
@@ -156,17 +163,13 @@ def short_sinkhorn(
     motion: Tensor,
     *,
     groups: Groups = 8,
-    epsilon: float = EPSILON,
-    iterations: int = 20,
-    tolerance: float | None = None,
-    streaming: bool = False,
     normalise: bool = True,
+    **settings: Unpack[SinkhornSettings],
 ) -> GroupedTransport:
     """P^S: match cells of `appearance` to cells of `motion` in the same block of ph x pw neighbours (Eq. 9).
 
     Arguments and errors are those of `long_sinkhorn`; `groups` is P here too, the number of cells of a block.
     """
-    settings = {"epsilon": epsilon, "iterations": iterations, "tolerance": tolerance, "streaming": streaming}
     return _grouped_sinkhorn(appearance, motion, groups, "short", normalise, settings)
 
 
@@ -176,11 +179,8 @@ def long_short_sinkhorn(
     motion: Tensor,
     *,
     groups: Groups = 8,
-    epsilon: float = EPSILON,
-    iterations: int = 20,
-    tolerance: float | None = None,
-    streaming: bool = False,
     normalise: bool = True,
+    **settings: Unpack[SinkhornSettings],
 ) -> LongShortTransport:
     """P^S P^L: first the long-distant match, then the short-distant match of what it carried (Eq. 7 to 10).
 
@@ -189,7 +189,6 @@ def long_short_sinkhorn(
     Arguments and errors are those of `long_sinkhorn`. With `normalise`, Z_a and Z_m are normalised again for the scores
     of P^S, since means of unit vectors are shorter; `streams()` returns Y_a and Y_m, of the features as they are.
     """
-    settings = {"epsilon": epsilon, "iterations": iterations, "tolerance": tolerance, "streaming": streaming}
     far = _grouped_sinkhorn(appearance, motion, groups, "long", normalise, settings)
     carried = _both(far, appearance, motion)
     near = _grouped_sinkhorn(*carried, groups, "short", normalise, settings)
@@ -203,62 +202,49 @@ class LongSinkhorn(nn.Module):
     (Eq. 6). Settings are those of `long_sinkhorn`.
     """
 
-    def __init__(
-        self,
-        groups: Groups = 8,
-        *,
-        epsilon: float = EPSILON,
-        iterations: int = 20,
-        tolerance: float | None = None,
-        streaming: bool = False,
-    ) -> None:
+    def __init__(self, groups: Groups = 8, **settings: Unpack[SinkhornSettings]) -> None:
         super().__init__()
         block_of(groups)
-        self.groups, self.epsilon, self.iterations = groups, epsilon, iterations
-        self.tolerance, self.streaming = tolerance, streaming
+        self.groups, self.settings = groups, settings
 
     def match(self, appearance: Tensor, motion: Tensor) -> GroupedTransport | LongShortTransport:
         """The match by which `forward` carries."""
-        return long_sinkhorn(appearance, motion, **self._settings())
+        return long_sinkhorn(appearance, motion, groups=self.groups, **self.settings)
 
     def forward(self, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
         if _differentiated(appearance, motion):
             return _both(self.match(appearance, motion), appearance, motion)
-        first, second = _carry_long(appearance, motion, self._settings())
+        first, second = _carry_long(appearance, motion, self.groups, self.settings)
         return first, second
 
-    def _settings(self) -> dict[str, Any]:
-        names = ("groups", "epsilon", "iterations", "tolerance", "streaming")
-        return {name: getattr(self, name) for name in names}
-
     def extra_repr(self) -> str:
-        return ", ".join(f"{name}={value}" for name, value in self._settings().items())
+        return ", ".join(f"{name}={value}" for name, value in {"groups": self.groups, **self.settings}.items())
 
 
 class ShortSinkhorn(LongSinkhorn):
     """The SSH layer: as `LongSinkhorn`, within blocks of neighbours (Eq. 9, 10)."""
 
     def match(self, appearance: Tensor, motion: Tensor) -> GroupedTransport:
-        return short_sinkhorn(appearance, motion, **self._settings())
+        return short_sinkhorn(appearance, motion, groups=self.groups, **self.settings)
 
     def forward(self, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
         if _differentiated(appearance, motion):
             return _both(self.match(appearance, motion), appearance, motion)
         carried = [torch.empty_like(one) for one in (appearance, motion)]
-        return _carry_short(appearance, motion, carried, self._settings())
+        return _carry_short(appearance, motion, carried, self.groups, self.settings)
 
 
 class LongShortSinkhorn(LongSinkhorn):
     """The LSSH block: an LSH and an SSH layer, to Y_a and Y_m (Eq. 7 to 10)."""
 
     def match(self, appearance: Tensor, motion: Tensor) -> LongShortTransport:
-        return long_short_sinkhorn(appearance, motion, **self._settings())
+        return long_short_sinkhorn(appearance, motion, groups=self.groups, **self.settings)
 
     def forward(self, appearance: Tensor, motion: Tensor) -> tuple[Tensor, Tensor]:
         if _differentiated(appearance, motion):
             return self.match(appearance, motion).streams()
-        carried = _carry_long(appearance, motion, self._settings())
-        return _carry_short(carried[0], carried[1], carried, self._settings())
+        carried = _carry_long(appearance, motion, self.groups, self.settings)
+        return _carry_short(carried[0], carried[1], carried, self.groups, self.settings)
 
 
 def _grouped_sinkhorn(
@@ -267,7 +253,7 @@ def _grouped_sinkhorn(
     groups: Groups,
     distance: Distance,
     normalise: bool,
-    settings: dict[str, Any],
+    settings: SinkhornSettings,
 ) -> GroupedTransport:
     _check_maps(appearance, motion, groups)
     block, size = block_of(groups), (appearance.shape[2], appearance.shape[3])
@@ -308,10 +294,10 @@ def _differentiated(*maps: Tensor) -> bool:
 
 
 @full_precision
-def _carry_long(appearance: Tensor, motion: Tensor, settings: dict[str, Any]) -> list[Tensor]:
+def _carry_long(appearance: Tensor, motion: Tensor, groups: Groups, settings: SinkhornSettings) -> list[Tensor]:
     """Z_a and Z_m one group after the other, with nothing kept for a backward pass."""
-    _check_maps(appearance, motion, settings["groups"])
-    ph, pw = block_of(settings["groups"])
+    _check_maps(appearance, motion, groups)
+    ph, pw = block_of(groups)
     carried = [torch.empty_like(one) for one in (appearance, motion)]
     for y, x in itertools.product(range(ph), range(pw)):
         pair = [one[:, :, y::ph, x::pw] for one in (appearance, motion)]
@@ -320,34 +306,33 @@ def _carry_long(appearance: Tensor, motion: Tensor, settings: dict[str, Any]) ->
     return carried
 
 
-def _carry_group(appearance: Tensor, motion: Tensor, settings: dict[str, Any]) -> Iterator[Tensor]:
+def _carry_group(appearance: Tensor, motion: Tensor, settings: SinkhornSettings) -> Iterator[Tensor]:
     """Both maps of one group of cells, carried. Where its plan is no larger than they are, scores are made once."""
     batch, channels, height, width = appearance.shape
-    if height * width > 2 * channels or settings["streaming"]:
-        yield from _both(long_sinkhorn(appearance, motion, **settings | {"groups": 1}), appearance, motion)
+    if height * width > 2 * channels or settings.get("streaming"):
+        yield from _both(long_sinkhorn(appearance, motion, groups=1, **settings), appearance, motion)
         return
     dtype = at_least_float32(appearance)
     query, reference = (F.normalize(one.to(dtype).flatten(2), dim=1) for one in (appearance, motion))
     cost = -query.mT @ reference
     del query, reference
-    names = ("epsilon", "iterations", "tolerance")
-    plan = sinkhorn_from_cost(cost, **{name: settings[name] for name in names}).dense()
+    plan = sinkhorn_from_cost(cost, **{name: one for name, one in settings.items() if name != "streaming"}).dense()  # type: ignore[arg-type]
     for one in (appearance, motion):
         yield (one.to(dtype).flatten(2) @ plan.mT).reshape(batch, channels, height, width)
 
 
 @full_precision
 def _carry_short(
-    appearance: Tensor, motion: Tensor, carried: Sequence[Tensor], settings: dict[str, Any]
+    appearance: Tensor, motion: Tensor, carried: Sequence[Tensor], groups: Groups, settings: SinkhornSettings
 ) -> tuple[Tensor, Tensor]:
     """Y_a and Y_m some rows of blocks after the other, into `carried`, which may be the maps themselves."""
-    _check_maps(appearance, motion, settings["groups"])
-    ph, _ = block_of(settings["groups"])
+    _check_maps(appearance, motion, groups)
+    ph, _ = block_of(groups)
     step = ph * max(1, STRIP // max(1, appearance[:, :, :ph].numel()))
     tops = range(0, appearance.shape[2] - ph + 1, step)  # what is left of a block below them joins the last
     for top, bottom in zip(tops, [*tops[1:], appearance.shape[2]], strict=True):
         pair = [one[:, :, top:bottom] for one in (appearance, motion)]
-        match = short_sinkhorn(pair[0], pair[1], **settings)
+        match = short_sinkhorn(pair[0], pair[1], groups=groups, **settings)
         for out, one in zip(carried, _both(match, pair[0], pair[1]), strict=True):
             out[:, :, top:bottom] = one
     return carried[0], carried[1]

@@ -17,7 +17,7 @@ MASKS = 8
 """Whole masks that are held as float32 at once."""
 
 
-def boxes(masks: Tensor, threshold: float = 0.5) -> Tensor:
+def masks_to_boxes(masks: Tensor, threshold: float = 0.5) -> Tensor:
     """The tight box of each mask, as RoIAlign takes it: right and bottom are the first column and row beyond the mask.
 
     Args:

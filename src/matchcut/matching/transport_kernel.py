@@ -87,7 +87,7 @@ class Given:
 Scores = Products | Given
 
 
-def together(shape: tuple[int, int, int], channels: int, like: Tensor) -> Iterator[slice]:
+def batch_parts(shape: tuple[int, int, int], channels: int, like: Tensor) -> Iterator[slice]:
     """The items of a batch that are solved at once: many small problems, or one of more than a block."""
     batch, count, width = shape
     step = max(1, _entries(like) // max(count * width, channels * (count + width)))

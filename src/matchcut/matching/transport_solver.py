@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from matchcut.matching.transport_kernel import Given, Kernel, Products, Scores, together
+from matchcut.matching.transport_kernel import Given, Kernel, Products, Scores, batch_parts
 from matchcut.matching.uncompiled import uncompiled
 
 
 @dataclass
-class Run:
-    """What the iterations passed through: potentials after each, and which items were still running (None: all)."""
+class Trace:
+    """The potentials after each iteration, and which items were still running (None: all)."""
 
     fs: list[Tensor]
     gs: list[Tensor]
@@ -31,7 +31,7 @@ class Run:
 
 def iterate(
     scores: Scores, a: Tensor, b: Tensor, iterations: int, tolerance: float | None, stored: bool, history: bool
-) -> Run:
+) -> Trace:
     """Rows, then columns, `iterations` times, or until an item's residual is at most `tolerance`.
 
     The residual (B,) is the sum over rows of |row sum - mass|; columns have their mass but for rounding.
@@ -59,15 +59,15 @@ def iterate(
             gs.append(g)
             running.append(None if tolerance is None else going)
     residual = (row * kernel.rows(column) - a).abs().sum(1)
-    return Run(fs, gs, running, residual) if history else Run([f], [g], [None], residual)
+    return Trace(fs, gs, running, residual) if history else Trace([f], [g], [None], residual)
 
 
 def reverse(
-    scores: Scores, a: Tensor, b: Tensor, run: Run, grad_f: Tensor, grad_g: Tensor, stored: bool
+    scores: Scores, a: Tensor, b: Tensor, trace: Trace, grad_f: Tensor, grad_g: Tensor, stored: bool
 ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
     """The gradients with respect to what the scores are made of, a and b, from those of the last potentials."""
     kernel = Kernel(scores, a, stored)
-    kernel.settle(run.fs[-1], run.gs[-1])
+    kernel.settle(trace.fs[-1], trace.gs[-1])
     into, grad_a, grad_b = scores.zeros(), torch.zeros_like(a), torch.zeros_like(b)
     left: list[Tensor] = []  # (B, N) and (B, M): K * sum of their outer products is the gradient of the scores
     right: list[Tensor] = []
@@ -79,9 +79,9 @@ def reverse(
         left.clear()
         right.clear()
 
-    for k in reversed(range(len(run.fs))):
-        f, g, running = run.fs[k], run.gs[k], run.running[k]
-        before = run.gs[k - 1] if k else torch.zeros_like(g)
+    for k in reversed(range(len(trace.fs))):
+        f, g, running = trace.fs[k], trace.gs[k], trace.running[k]
+        before = trace.gs[k - 1] if k else torch.zeros_like(g)
         on = a.new_ones(len(a), 1) if running is None else running[:, None].to(a.dtype)
         if not kernel.near(f, g):
             flush()
@@ -128,16 +128,16 @@ class _Potentials(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         history = any(ctx.needs_input_grad)
         with torch.autocast(a.device.type, enabled=False):
-            runs = [
+            traces = [
                 iterate(scores, a[some], b[some], iterations, tolerance, stored, history)
                 for some, scores in _parts(first, second, a, b, scale)
             ]
         if history:
             ctx.save_for_backward(first, second, a, b)
-            ctx.runs, ctx.scale, ctx.stored = runs, scale, stored
-        residual = torch.cat([run.residual for run in runs])
+            ctx.traces, ctx.scale, ctx.stored = traces, scale, stored
+        residual = torch.cat([trace.residual for trace in traces])
         ctx.mark_non_differentiable(residual)
-        return torch.cat([run.fs[-1] for run in runs]), torch.cat([run.gs[-1] for run in runs]), residual
+        return torch.cat([trace.fs[-1] for trace in traces]), torch.cat([trace.gs[-1] for trace in traces]), residual
 
     @staticmethod
     @once_differentiable
@@ -145,8 +145,8 @@ class _Potentials(torch.autograd.Function):
         first, second, a, b = ctx.saved_tensors
         with torch.autocast(a.device.type, enabled=False):
             parts = [
-                reverse(scores, a[some], b[some], run, grads[0][some], grads[1][some], ctx.stored)
-                for (some, scores), run in zip(_parts(first, second, a, b, ctx.scale), ctx.runs, strict=True)
+                reverse(scores, a[some], b[some], trace, grads[0][some], grads[1][some], ctx.stored)
+                for (some, scores), trace in zip(_parts(first, second, a, b, ctx.scale), ctx.traces, strict=True)
             ]
         inputs = [torch.cat(one) for one in zip(*(part[0] for part in parts), strict=True)]
         masses = torch.cat([part[1] for part in parts]), torch.cat([part[2] for part in parts])
@@ -155,7 +155,7 @@ class _Potentials(torch.autograd.Function):
 
 def _parts(first: Tensor, second: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Iterator[tuple[slice, Scores]]:
     """The items that are worked on at once, and their scores."""
-    for some in together((len(a), a.shape[1], b.shape[1]), 0 if second is None else first.shape[1], a):
+    for some in batch_parts((len(a), a.shape[1], b.shape[1]), 0 if second is None else first.shape[1], a):
         scaled = first[some] * scale if scale != 1 else first[some]
         yield some, Given(scaled) if second is None else Products(scaled, second[some])
 

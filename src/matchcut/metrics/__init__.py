@@ -1,6 +1,6 @@
 """Scores of masks against the truth, equal to the official evaluation codes'."""
 
-from matchcut.metrics.assignment import MAX_PROPOSALS, Assignment, assign_proposals
+from matchcut.metrics.assignment import MAX_PROPOSALS, ProposalAssignment, assign_proposals
 from matchcut.metrics.boundary import boundary, boundary_f, boundary_f_pairs
 from matchcut.metrics.points import Pck, joint_distances, joint_positions, pck
 from matchcut.metrics.region import jaccard, jaccard_pairs, jaccard_per_object
@@ -10,8 +10,8 @@ from matchcut.metrics.statistics import Statistics, mean_recall_decay
 
 __all__ = [
     "MAX_PROPOSALS",
-    "Assignment",
     "Pck",
+    "ProposalAssignment",
     "Saliency",
     "Statistics",
     "assign_proposals",

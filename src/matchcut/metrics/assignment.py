@@ -18,7 +18,7 @@ MAX_PROPOSALS = 20
 VOID = 255
 
 
-class Assignment(NamedTuple):
+class ProposalAssignment(NamedTuple):
     """The result of `assign_proposals`: for each of K objects, in the order of their labels 1 to K, over T frames."""
 
     proposals: npt.NDArray[np.intp]
@@ -29,7 +29,7 @@ class Assignment(NamedTuple):
     """(K, T) in [0, 1]."""
 
 
-def assign_proposals(frames: Iterable[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]) -> Assignment:
+def assign_proposals(frames: Iterable[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]) -> ProposalAssignment:
     """Assign proposals to objects one to one, for the greatest sum of (mean J + mean F) / 2, and score them.
 
     As in the reference: every frame counts, the first and the last too. The objects are 1 to the greatest label of the
@@ -72,4 +72,4 @@ def assign_proposals(frames: Iterable[tuple[npt.NDArray[np.uint8], npt.NDArray[n
     rows, columns = linear_sum_assignment(-(j_all.mean(2) + f_all.mean(2)) / 2)
     order = np.argsort(columns)
     rows, columns = rows[order], columns[order]
-    return Assignment(np.where(rows < highest, rows + 1, 0), j_all[rows, columns], f_all[rows, columns])
+    return ProposalAssignment(np.where(rows < highest, rows + 1, 0), j_all[rows, columns], f_all[rows, columns])

@@ -25,7 +25,7 @@ from matchcut.refinement import Refined, Soft, cubic, linear
 
 
 @dataclass(frozen=True)
-class Propagation:
+class PropagationSettings:
     """The settings of a label-propagation protocol. Distances are in cells of the feature grid."""
 
     policy: MemoryPolicy = field(default_factory=MemoryPolicy)
@@ -49,18 +49,18 @@ class Propagation:
     """Stretch each enlarged soft mask to [0, 1]."""
 
 
-PRESETS: dict[str, Propagation] = {
+PRESETS: dict[str, PropagationSettings] = {
     # Jabri et al., "Space-Time Correspondence as a Contrastive Random Walk", NeurIPS 2020, and its test script.
-    "crw": Propagation(MemoryPolicy(20, start="repeat"), temperature=0.05, shrink="bilinear"),
+    "crw": PropagationSettings(MemoryPolicy(20, start="repeat"), temperature=0.05, shrink="bilinear"),
     # Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, and its DAVIS script,
     # which windows the first frame too.
-    "dino": Propagation(
+    "dino": PropagationSettings(
         MemoryPolicy(7), top_k=5, temperature=0.1, annotated_radius=12, window="square", shrink="nearest", stretch=True
     ),
     # Xu and Wang, "Rethinking Self-supervised Correspondence Learning", ICCV 2021: its range of 24 is a diameter.
-    "vfs": Propagation(MemoryPolicy(20, start="from"), annotated_radius=12, shrink="bilinear"),
+    "vfs": PropagationSettings(MemoryPolicy(20, start="from"), annotated_radius=12, shrink="bilinear"),
     # Li et al., "Unified Mask Embedding and Correspondence Learning", CVPR 2023: the memory of Algorithm S1.
-    "mask-vos": Propagation(MemoryPolicy(5), temperature=0.05),
+    "mask-vos": PropagationSettings(MemoryPolicy(5), temperature=0.05),
 }
 """The published protocols, by the names of systems.md section 0."""
 
@@ -82,7 +82,7 @@ class LabelPropagation(nn.Module, GuidedModel):
     def __init__(
         self,
         backbone: Backbone,
-        settings: Propagation | str = "mask-vos",
+        settings: PropagationSettings | str = "mask-vos",
         *,
         grid: int | None = None,
         mix: tuple[float, ...] | None = None,
@@ -159,7 +159,7 @@ class LabelPropagation(nn.Module, GuidedModel):
 
 
 STAGES, STRIDE, GRID = (1, 2, 3), 16, 8
-SETTINGS = Propagation(MemoryPolicy(14), 432, temperature=0.055, radius=11, near=11, enlarge="cubic")
+SETTINGS = PropagationSettings(MemoryPolicy(14), 432, temperature=0.055, radius=11, near=11, enlarge="cubic")
 """What is matched of the packaged backbone, and how, where no preset is named."""
 
 

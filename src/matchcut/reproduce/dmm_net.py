@@ -100,9 +100,7 @@ def inner_errors(cost: Tensor, start: Tensor, rate: float, outer: int, inner: in
     if outer > 1:
         start = assign(cost, start=start, steps=outer - 1, **_algorithm_1(PROJECTIONS[-1], rate)).matrix
     real = torch.ones_like(cost, dtype=torch.bool)
-    y = start - rate * cost
-    nothing = torch.zeros_like(cost)
-    corrections: tuple[Tensor, ...] = (nothing, nothing, nothing)
+    y, corrections = start - rate * cost, tuple(torch.zeros(3, *cost.shape, dtype=cost.dtype))
     exact, _ = project(y, real)
     errors = []
     for _ in range(inner):

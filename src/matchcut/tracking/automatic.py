@@ -33,8 +33,8 @@ from matchcut.tracking.pipeline import prefetch, together
 from matchcut.tracking.timeline import Timeline
 from matchcut.tracking.tracker import OnFrame, Progress
 
-Soft = NDArray[np.float32]
-Keep = Callable[[int, Soft], None]
+Probability = NDArray[np.float32]
+Keep = Callable[[int, Probability], None]
 
 AT_ONCE = 8
 """Frames that are worked on side by side at most: each holds some 100 MB."""
@@ -47,7 +47,7 @@ class _Found:
     """What was found in a frame."""
 
     index: int
-    soft: Soft
+    soft: Probability
     """(h, w) probability of the object, as the network gives it."""
     labels: LabelMap
     """(H, W)."""
@@ -185,7 +185,7 @@ class Segmenter:
         started = perf_counter()
         labels, _ = guided(np.stack([1 - soft, soft]), [1], one.frame)
         self._count("refine", perf_counter() - started)
-        confidence = round(confidence_of(soft) * (STILL_SHARE if one.still else 1.0), 4)
+        confidence = round(overlap_confidence(soft) * (STILL_SHARE if one.still else 1.0), 4)
         return _Found(index, soft, labels, confidence, one.still, one.cut and index > 0)
 
     def _resized(self, frames: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, Pair]]:
@@ -205,12 +205,12 @@ class Segmenter:
         height, width = (max(step, round(one / step) * step) for one in wanted)
         return height, width
 
-    def _probability(self, index: int, name: str, one: Moving) -> Soft:
+    def _probability(self, index: int, name: str, one: Moving) -> Probability:
         image, flow = (to_image(part).to(self.device) for part in (one.small, one.flow))
         with torch.inference_mode(), torch.autocast(self.device.type, self.dtype, self.dtype != torch.float32):
             found = self.model.segment(ModelInput(image, index, name, {"flow": flow}))
         check_probability(self.model, found)
-        soft: Soft = found[0, 0].float().cpu().numpy()
+        soft: Probability = found[0, 0].float().cpu().numpy()
         return soft
 
     def _count(self, stage: str, seconds: float) -> None:
@@ -218,7 +218,7 @@ class Segmenter:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
-def confidence_of(soft: Soft) -> float:
+def overlap_confidence(soft: Probability) -> float:
     """How sure a probability map (H, W) is: its soft overlap with the mask it becomes above one half; 0 where that is
     empty."""
     inside = soft > 0.5

@@ -14,7 +14,7 @@ from matchcut.masks import Frame
 from matchcut.video.decoding import decode, open_container, orientation_of, to_rgb, truncated, video_stream
 from matchcut.video.frame_index import FrameIndex, decoded_index, scan_packets
 from matchcut.video.frames import FramesOfFile
-from matchcut.video.recording import Colours, Recording
+from matchcut.video.recording import ColourTags, Recording
 
 
 class FileFrames(FramesOfFile):
@@ -41,7 +41,7 @@ class FileFrames(FramesOfFile):
         self.total = self.index.total if allow_truncated else self.index.stated
         self.frame_rate = _average_rate(self.index, scan.rate, scan.time_base)
         self.time_base = scan.time_base
-        self.colours = Colours.of(first)
+        self.colours = ColourTags.of(first)
         self.orientation = orientation_of(first)
         self.size = _turned_size((first.height, first.width), self.orientation)
         self._position = {value: at for at, value in enumerate(self.index.pts)} if self.index.pts is not None else None

@@ -24,7 +24,7 @@ LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 
 
 @dataclass(frozen=True)
-class Colours:
+class ColourTags:
     """Colour tags: the code points of H.273 (and of FFmpeg, whose range is 1 limited, 2 full)."""
 
     matrix: int = 1
@@ -33,7 +33,7 @@ class Colours:
     range: int = 1
 
     @classmethod
-    def of(cls, frame: Any) -> "Colours":
+    def of(cls, frame: Any) -> "ColourTags":
         """The tags for a video made of a decoded frame: as it states them, BT.709 where it states nothing."""
         matrix, primaries, transfer = int(frame.colorspace), int(frame.color_primaries), int(frame.color_trc)
         if matrix in MATRICES and not frame.format.is_rgb:
@@ -46,7 +46,7 @@ class Recording:
     """The part of a video file that some frames of it make up."""
 
     path: Path
-    colours: Colours
+    colours: ColourTags
     stamps: list[int]
     """When each frame is shown, in units of `time_base`, on the file's own clock."""
     end: int

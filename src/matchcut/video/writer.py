@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from matchcut.errors import OutputError
 from matchcut.files import atomic_path, output_error
 from matchcut.video.decoding import open_av
-from matchcut.video.recording import MATRICES, Colours, Sound
+from matchcut.video.recording import MATRICES, ColourTags, Sound
 
 if TYPE_CHECKING:
     from matchcut.video.reader import Video
@@ -72,7 +72,7 @@ class VideoWriter:
         if self.frame_rate <= 0:
             raise OutputError(f"cannot write {self.path}: a frame rate of {frame_rate} is not positive")
         self._recording = None if source is None else source.recording()
-        self._colours = Colours() if self._recording is None else self._recording.colours
+        self._colours = ColourTags() if self._recording is None else self._recording.colours
         self._sound: Sound | None = None
         self.note: str | None = None
         self._file: AbstractContextManager[None] | None = None

@@ -1,14 +1,12 @@
 """Where compiled kernels are kept on disk: where Numba would keep them, but in a folder for each state of the sources.
 
 Numba holds a kernel for fresh as long as the file that it stands in is the same, even where a function that it calls,
-in another file, is not. Here any change of the package's sources leads to another folder. And where nothing can be kept
-(an installation that is read-only and no home, a full disk) kernels are compiled for this process alone.
+in another file, is not. Here any change of a source beside this one leads to another folder. And where nothing can be
+kept (an installation that is read-only and no home, a full disk) kernels are compiled for this process alone.
 """
 
 import contextlib
 import hashlib
-import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,6 @@ from numba.core.caching import (
     UserWideCacheLocator,
 )
 
-KEPT = 4
-"""Folders of as many states of the sources are kept beside each other: those of several installations, or branches."""
-NAME = re.compile(r"kernels-[0-9a-f]{16}")
-
 
 def keep_on_disk(dispatcher: Any) -> None:
     """Let what Numba compiles of a function be kept, where there is a place."""
@@ -34,26 +28,18 @@ def keep_on_disk(dispatcher: Any) -> None:
 
 def sources_name(folder: Path) -> str | None:
     """The name of the folder for kernels made of the sources in this one; None where there are none to read."""
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     files = sorted(folder.glob("*.py"))
     try:
         for file in files:
             text = file.read_bytes()
-            whole.update(f"{file.name} {len(text)}\n".encode() + text)
+            digest.update(f"{file.name} {len(text)}\n".encode() + text)
     except OSError:
         return None
-    return f"kernels-{whole.hexdigest()[:16]}" if files else None
+    return f"kernels-{digest.hexdigest()[:16]}" if files else None
 
 
 OWN = sources_name(Path(__file__).parent)
-
-
-def remove_old(folder: Path) -> None:
-    """Remove the folders beside this one that were made for other sources, but for the latest."""
-    with contextlib.suppress(OSError):  # another process may do the same
-        others = [one for one in folder.parent.iterdir() if NAME.fullmatch(one.name) and one != folder]
-        for one in sorted(others, key=lambda one: one.stat().st_mtime, reverse=True)[KEPT - 1 :]:
-            shutil.rmtree(one, ignore_errors=True)
 
 
 class _OwnFolder:
@@ -62,13 +48,6 @@ class _OwnFolder:
     def get_cache_path(self) -> str:
         assert OWN is not None
         return str(Path(super().get_cache_path(), OWN))  # type: ignore[misc]
-
-    def ensure_cache_path(self) -> None:
-        folder = Path(self.get_cache_path())
-        is_new = not folder.exists()
-        super().ensure_cache_path()  # type: ignore[misc]
-        if is_new:
-            remove_old(folder)
 
 
 class _Provided(_OwnFolder, UserProvidedCacheLocator):  # type: ignore[misc]

@@ -65,20 +65,20 @@ def compiled_search(
     found = np.zeros(best.shape, np.int64)
     with torch.inference_mode():
         centre = keys[-1][::4, ::4].flatten(0, 1).mean(0)  # any vector near the keys will do
-        level = (query.flatten(0, 1) @ centre).nan_to_num_().numpy()
+        offset = (query.flatten(0, 1) @ centre).nan_to_num_().numpy()
     with as_many_threads_as_torch():
-        asked = quantise([query], torch.zeros_like(centre), common=False)
-        given = quantise(keys, centre, common=True)
-        # query . key = asked . given * unit + level, but for an error: Cauchy-Schwarz, and rounding of float32 sums
-        unit = asked.step[0].astype(np.float64) * given.step[0, 0]
-        length, loss = asked.length[0, 0], asked.error[0]
-        sums = (channels + 8) * 2.0**-24 * length * (given.length[0].max() + float(centre.norm()))
-        error = sums + loss * given.length[1].max() + (length + loss) * given.error.max()
+        coarse_query = quantise([query], torch.zeros_like(centre), common=False)
+        coarse_keys = quantise(keys, centre, common=True)
+        # query . key = coarse . coarse * scale + offset, but for an error: Cauchy-Schwarz, and rounding of float32 sums
+        scale = coarse_query.step[0].astype(np.float64) * coarse_keys.step[0, 0]
+        length, loss = coarse_query.length[0, 0], coarse_query.error[0]
+        sums = (channels + 8) * 2.0**-24 * length * (coarse_keys.length[0].max() + float(centre.norm()))
+        error = sums + loss * coarse_keys.length[1].max() + (length + loss) * coarse_keys.error.max()
         if not np.isfinite(error).all():  # then all cells are compared in float32
             error = np.where(np.isfinite(error), error, np.inf)
-        of_query = query.flatten(0, 1).numpy(), asked.levels[0], unit, level, error, wanted
-        of_keys = addresses_of(keys), given.levels, h, w, *_windows(radii, window, max(h, w))
-        _best(*of_query, *of_keys, best, found)
+        of_query = query.flatten(0, 1).numpy(), coarse_query.levels[0], scale, offset, error, wanted
+        of_keys = addresses_of(keys), coarse_keys.levels, h, w, *_windows(radii, window, max(h, w))
+        _search(*of_query, *of_keys, best, found)
     return torch.from_numpy(found), torch.from_numpy(best)
 
 
@@ -103,15 +103,15 @@ def _windows(radii: tuple[Radius, ...], window: Window, most: int) -> Windows:
 
 
 @kernel
-def _best(
+def _search(
     query: Any,
-    asked: Any,
-    unit: Any,
-    level: Any,
+    coarse_query: Any,
+    scale: Any,
+    offset: Any,
     error: Any,
     wanted: Any,
     addresses: Any,
-    given: Any,
+    coarse_keys: Any,
     h: int,
     w: int,
     reach: int,
@@ -125,15 +125,16 @@ def _best(
 
     Args:
         query: (Q, C) float32.
-        asked, given: (Q, C') and (T, h * w, C') int16, as `quantise` gives them.
-        unit, level, error: (Q,) asked . given * unit + level differs from query . key by `error` at most.
+        coarse_query, coarse_keys: (Q, C') and (T, h * w, C') int16, as `quantise` gives them.
+        scale, offset, error: (Q,) the product of coarse rows * scale + offset differs from query . key by `error` at
+            most.
         wanted: (H, W) bool, the queries that are looked for.
         addresses: (T,) int64, of the keys (h * w, C), float32 and contiguous.
         reach, which, inside, spans: as in `Windows`.
     """
     height, width = wanted.shape
-    pairs, step, top_k, cells = asked.shape[1] // 2, 2 * asked.shape[1], best.shape[1], h * w
-    first_key, last = given.ctypes.data, len(which) - 1
+    pairs, step, top_k, cells = coarse_query.shape[1] // 2, 2 * coarse_query.shape[1], best.shape[1], h * w
+    first_key, last = coarse_keys.ctypes.data, len(which) - 1
     side = TILE * TILES
     across = -(-width // side)
     blocks = -(-height // side) * across
@@ -157,9 +158,9 @@ def _best(
                     if y < height and x < width and wanted[y, x]:
                         q = y * width + x
                         queries[tile, lane], limits[tile, lane] = q, BELOW_ALL
-                        margins[tile, lane] = min(2 * error[q] / unit[q] + 2, 2.0**32)
+                        margins[tile, lane] = min(2 * error[q] / scale[q] + 2, 2.0**32)
                         for channel in range(2 * pairs):
-                            packed[tile, channel // 2, lane, channel % 2] = asked[q, channel]
+                            packed[tile, channel // 2, lane, channel % 2] = coarse_query[q, channel]
             for back in range(last + 1):
                 t = last - back  # what is newest is most alike, and so leaves out most of the rest
                 number = which[t]
@@ -207,9 +208,9 @@ def _best(
                                 if count + 1 == CANDIDATES:
                                     q = queries[tile, lane]
                                     kept = names[tile, lane], reached[tile, lane], limit
-                                    _settle(*kept, query[q], addresses, cells, best[q], found[q])
+                                    _compare_exactly(*kept, query[q], addresses, cells, best[q], found[q])
                                     counts[tile, lane] = 0
-                                    sure = (np.float64(best[q, -1]) - level[q] - error[q]) / unit[q] - 2
+                                    sure = (np.float64(best[q, -1]) - offset[q] - error[q]) / scale[q] - 2
                                     if sure > limit:
                                         limit = np.int64(min(sure, ABOVE_ALL))
                                 limits[tile, lane] = limit
@@ -218,7 +219,7 @@ def _best(
                     count, q = counts[tile, lane], queries[tile, lane]
                     if count > 0:
                         kept = names[tile, lane, :count], reached[tile, lane, :count], limits[tile, lane]
-                        _settle(*kept, query[q], addresses, cells, best[q], found[q])
+                        _compare_exactly(*kept, query[q], addresses, cells, best[q], found[q])
 
 
 @numba.njit
@@ -232,7 +233,7 @@ def _rank(largest: Any, value: Any) -> None:
 
 
 @numba.njit(fastmath=REORDERED)
-def _settle(
+def _compare_exactly(
     names: Any, reached: Any, limit: Any, query: Any, addresses: Any, cells: int, best: Any, found: Any
 ) -> None:
     """Compare candidates (n,) whose rough scores (n,) are above a limit in float32, into the list of the best (k,)."""

@@ -213,7 +213,7 @@ class MaskVOSObjective(Objective):
         carried, decoded = shown[-1]
         with torch.no_grad():
             parts["iou_carried"], parts["iou"] = (
-                share * mean_iou(one, labels[:, -1]) for one in (carried, decoded[-1])
+                share * clip_iou(one, labels[:, -1]) for one in (carried, decoded[-1])
             )
         parts["objects"] = parts["masks"].new_tensor(share)
         return parts["masks"] + settings.dice_weight * parts["dice"] if "dice" in parts else parts["masks"]
@@ -323,7 +323,7 @@ def initial_mask_vos(architecture: str, start: str, backbone: str = "") -> MaskV
     return build_mask_vos(spec, pretrained=start == "imagenet")
 
 
-def mean_iou(scores: Tensor, labels: Tensor) -> Tensor:
+def clip_iou(scores: Tensor, labels: Tensor) -> Tensor:
     """Intersection over union of all objects of scores (B, 1 + N, h, w), where the largest counts, with labels
     (B, H, W): the mean over the batch; 1 of what has no object and of which none is found."""
     found = F.interpolate(scores.float(), size=labels.shape[1:], mode="bilinear").argmax(1)
