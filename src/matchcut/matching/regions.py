@@ -4,6 +4,8 @@ DMM-Net (Zeng et al., ICCV 2019) matches proposals to templates by the cosine of
 it is a matrix product or a maximum over rows and columns, with no loop over masks.
 """
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,7 +14,7 @@ from matchcut.errors import ShapeError
 from matchcut.matching.base import at_least_float32, full_precision, product
 
 PIXELS = 16_384
-"""Frame of each mask that are held as float32 at once."""
+"""Pixels of each mask that are held as float32 at once, on anything but a CPU."""
 MASKS = 8
 """Whole masks that are held as float32 at once."""
 
@@ -71,11 +73,10 @@ def soft_iou(a: Tensor, b: Tensor) -> Tensor:
         )
     dtype = torch.float32 if a.dtype == torch.bool else a.dtype
     if a.dtype == torch.bool:
-        counts = _overlaps(a.flatten(2), b.flatten(2))
-        both, areas = counts[:, :-1, :-1], (counts[:, :-1, -1], counts[:, -1, :-1])
+        both, *areas = _counts(a.flatten(2), b.flatten(2))
     else:
         rows, columns = (one.flatten(2).to(at_least_float32(a)) for one in (a, b))
-        areas = rows.sum(2), columns.sum(2)
+        areas = [rows.sum(2), columns.sum(2)]
         both = product(rows, columns.mT)
     either = areas[0][:, :, None] + areas[1][:, None] - both
     return (both / torch.where(either > 0, either, 1)).to(dtype)
@@ -162,13 +163,31 @@ def _axis_weights(start: Tensor, end: Tensor, size: int, points: int) -> Tensor:
     return (weights * counted[..., None]).mean(2)
 
 
-def _overlaps(a: Tensor, b: Tensor) -> Tensor:
-    """(B, N + 1, M + 1): pixels that bool masks (B, N, P) and (B, M, P), and a full one after each, share: exact."""
-    shared = torch.zeros(len(a), a.shape[1] + 1, b.shape[1] + 1, dtype=torch.int32, device=a.device)
-    for rows, columns in zip(a.split(PIXELS, 2), b.split(PIXELS, 2), strict=True):
-        rows, columns = (F.pad(one.float(), (0, 0, 0, 1), value=1) for one in (rows, columns))
-        shared += (rows @ columns.mT).int()  # float32 counts to 2^24 without rounding
-    return shared
+def _counts(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels that bool masks (B, N, P) and (B, M, P) share, (B, N, M), and their own, (B, N) and (B, M): exact."""
+    if a.device.type == "cpu":
+        rows, columns = _packed(a), _packed(b)
+        # Mask by mask: the words of all pairs would not fit the memory.
+        shared = [_bits(rows[:, index, None] & columns) for index in range(a.shape[1])]
+        both = torch.stack(shared, 1) if shared else torch.zeros(*a.shape[:2], b.shape[1])
+        return both, _bits(rows), _bits(columns)
+    frame = a.new_ones(len(a), 1, a.shape[2])
+    a, b = torch.cat([a, frame], 1), torch.cat([b, frame], 1)
+    both = torch.zeros(*a.shape[:2], b.shape[1], dtype=torch.int32, device=a.device)
+    for one, other in zip(a.split(PIXELS, 2), b.split(PIXELS, 2), strict=True):
+        both += (one.float() @ other.float().mT).int()  # float32 counts to 2^24 without rounding
+    return both[:, :-1, :-1], both[:, :-1, -1], both[:, -1, :-1]
+
+
+def _bits(words: npt.NDArray[np.uint64]) -> Tensor:
+    """How many bits are set in the last axis."""
+    return torch.from_numpy(np.bitwise_count(words).sum(-1, dtype=np.int64))
+
+
+def _packed(masks: Tensor) -> npt.NDArray[np.uint64]:
+    """(..., words): bool masks (..., P), 64 pixels a word."""
+    packed = np.packbits(masks.numpy(), axis=-1)
+    return np.pad(packed, [*[(0, 0)] * (packed.ndim - 1), (0, -packed.shape[-1] % 8)]).view(np.uint64)
 
 
 def _check_features(features: Tensor) -> None:
