@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from matchcut.errors import ModelError
 from matchcut.flow.raft import Raft
 from matchcut.models.backbones import Backbone
-from matchcut.models.catalogue import DEFAULT_MODEL, MODELS
+from matchcut.models.catalogue import DEFAULT_MODEL, MODELS, Model
 from matchcut.models.label_propagation import GRID, PRESETS, SETTINGS, STAGES, STRIDE, LabelPropagation
 from matchcut.models.mask_vos import MaskVOS
 from matchcut.models.mask_vos.architecture import ARCHITECTURES, MaskVOSArchitecture, MaskVOSSettings
@@ -62,7 +62,8 @@ def test_records_are_complete():
         assert timm.is_model(weights.backbone)
     for name, model in MODELS.items():
         assert model.name == name and model.summary and model.weights in (None, *WEIGHTS)
-        assert (model.build is None) != (model.on_backbone is None)
+        assert sum(one is not None for one in (model.build, model.on_backbone, model.make)) == 1
+        assert (model.make is None) == (model.weights is not None)
 
 
 # --- the packaged file
@@ -401,3 +402,14 @@ def test_what_is_said_of_a_model_by_name_is_refused_of_one_that_is_loaded():
     assert model_of(mine, preset=None) is mine
     with pytest.raises(ModelError, match=r"^preset and weights: of a model that is loaded by its name; Mine is one"):
         model_of(mine, preset="crw", weights="file", backbone=None)
+
+
+def test_a_model_without_weights_is_made_by_its_name(monkeypatch, run):
+    class Mine:
+        pass
+
+    monkeypatch.setitem(MODELS, "mine", Model(name="mine", summary="of one's own", make=Mine))
+    assert isinstance(load_model("mine"), Mine) and store.described("mine")["weights"] is None
+    with pytest.raises(ModelError, match="mine: has no weights"):
+        load_model("mine", weights="some.safetensors")
+    assert "no weights" in run("models").out

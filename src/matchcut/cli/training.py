@@ -63,9 +63,10 @@ def models() -> None:
 
     width = shutil.get_terminal_size().columns
     for one in MODELS.values():
-        weights = WEIGHTS[one.weights]
+        weights = None if one.weights is None else WEIGHTS[one.weights]
+        about = f"backbone {weights.backbone}, licence {weights.licence}" if weights else "no weights"
         say(f"{one.name} (default)" if one.name == DEFAULT_MODEL else one.name)
         scores = ", ".join(f"{key}: {value}" for key, value in one.scores.items())
-        for text in (one.summary, f"backbone {weights.backbone}, licence {weights.licence}", scores):
+        for text in (one.summary, about, scores):
             for line in textwrap.wrap(text, width - 4, break_long_words=False, break_on_hyphens=False):
                 say(f"    {line}")

@@ -108,7 +108,7 @@ class Meaning:
 
     @classmethod
     def of(cls, files: Sequence[MaskFile]) -> "Meaning":
-        """The mapping of all files of a sequence, in order; it is logged. Frame are not looked at."""
+        """The mapping of all files of a sequence, in order; it is logged. Pixels are not looked at."""
         coloured = [file for file in files if file.coloured]
         colours = list(dict.fromkeys(one for file in coloured for one in file.colours.values()))
         known = davis_ids()

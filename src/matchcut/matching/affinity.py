@@ -1,4 +1,4 @@
-"""Frame matched to pixels: exact windowed top-k softmax affinity.
+"""Pixels matched to pixels: exact windowed top-k softmax affinity.
 
 For each query cell: its similarities to the reference cells inside a window, the `top_k` best of them, and a softmax at
 `temperature` over those. This is the propagation step of label propagation (Jabri et al., "Space-Time Correspondence as

@@ -1,4 +1,4 @@
-"""Frame matched to pixels by offsets: each query cell says where in the reference it samples.
+"""Pixels matched to pixels by offsets: each query cell says where in the reference it samples.
 
 The matching layer of RPM-Net (Kim et al., "RPM-Net", WACV 2020, supplement, Table 1, layers 106 to 109): deformable
 convolutions (Dai et al., "Deformable Convolutional Networks", ICCV 2017) predict a map of offsets, and a 1x1 deformable

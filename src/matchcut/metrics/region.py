@@ -44,7 +44,7 @@ def byte_histogram(
 ) -> npt.NDArray[np.int64]:
     """Joint histogram (limit, 256) of two maps of one size: pixels with value i in the first and j in the second.
 
-    Frame whose first value is not below `limit` are left out.
+    Pixels whose first value is not below `limit` are left out.
     """
     a, b = (np.ascontiguousarray(values).reshape(1, -1) for values in (first, second))
     counts = np.zeros((limit, 256), np.int64)

@@ -17,7 +17,7 @@ def confusion_matrix(
     """Confusion matrix of one frame: pixels of class i that are predicted as j; add up the frames' matrices.
 
     Args:
-        truth_labels: uint8 (H, W). Frame whose label is not below `classes`, 255 say, are left out.
+        truth_labels: uint8 (H, W). Pixels whose label is not below `classes`, 255 say, are left out.
         prediction_labels: the same size; below `classes` where the truth is.
         classes: how many, in [1, 256]; class 0, the background, is one of them.
 

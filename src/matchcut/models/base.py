@@ -66,9 +66,9 @@ class ModelSpec:
     """Whether `segment` and `remember` take about half of a frame's time: then, on a CPU, the next frame is encoded and
     the last one refined beside them."""
     grid: int = 8
-    """Frame of a cell of its features."""
+    """Pixels of a cell of its features."""
     mask_grid: int = 8
-    """Frame of a cell of its soft masks."""
+    """Pixels of a cell of its soft masks."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,8 @@ class GuidedModel(Protocol):
         return fingerprint_of(self)
 
     def adapt(self, annotated: Sequence[AnnotatedFrame], ids: Sequence[int]) -> Self:
-        """The model for one track, learned on its annotated frames, with gradients if it likes: a copy, since others
-        may use this one. By default nothing is learned.
+        """The model for one propagation, learned on the annotated frames that it remembers, with gradients if it likes:
+        a copy, since others may use this one. By default nothing is learned.
 
         Args:
             annotated: the annotated frames that the memory holds.

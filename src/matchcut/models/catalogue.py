@@ -11,18 +11,20 @@ from matchcut.models import label_propagation, mask_vos, transport_net
 class Model:
     """A model by name: how it is built, its weights, and what it scores.
 
-    One of `build` and `on_backbone` is given.
+    One of `build`, `on_backbone` and `make` is given.
     """
 
     name: str
     summary: str
-    weights: str
-    """The record in `matchcut.weights.records.WEIGHTS`."""
+    weights: str | None = None
+    """The record in `matchcut.weights.records.WEIGHTS`; None for a model that has no weights."""
     build: Callable[[Mapping[str, Any], Mapping[str, Any]], Any] | None = None
     """Makes the network from the architecture and the settings of inference that a file of weights states. It has
     `backbones()`, whose input is normalised as the file states."""
     on_backbone: Callable[..., Any] | None = None
     """Makes the model on a pretrained backbone: see `matchcut.models.label_propagation.build`."""
+    make: Callable[[], Any] | None = None
+    """Makes a model that has no weights."""
     presets: tuple[str, ...] = ()
     """Of `on_backbone`: the settings that it knows by name."""
     prompted: bool = True

@@ -24,7 +24,7 @@ from matchcut.refinement.upsampling import guided_upsample, shrink
 Floats = NDArray[np.float32]
 
 UNSURE = 0.02
-"""Frame are learned from whose masks are between this and 1 - this."""
+"""Pixels are learned from whose masks are between this and 1 - this."""
 REACH = 1 / 60
 """And no further than this from what was found, as a share of the frame's height."""
 LIMIT = 2.0

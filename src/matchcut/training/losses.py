@@ -15,7 +15,7 @@ from matchcut.matching.base import full_precision
 UNLABELLED = -100
 """A label that counts for nothing, to PyTorch too."""
 EDGE = 2
-"""Frame so near to an edge of the labels, on either axis, count as on it."""
+"""Pixels so near to an edge of the labels, on either axis, count as on it."""
 
 
 @full_precision

@@ -25,7 +25,7 @@ def draw_overlay(frame: Frame, labels: LabelMap, *, alpha: float = 0.5, contour:
         ids: write each object's number at its innermost point, where it fits.
 
     Returns:
-        uint8 RGB (H, W, 3). Frame of background are unchanged, but for the numbers of small objects.
+        uint8 RGB (H, W, 3). Pixels of background are unchanged, but for the numbers of small objects.
 
     Raises:
         ShapeError: `frame` or `labels` of another shape or type, or `alpha` outside 0 to 1.

@@ -70,6 +70,11 @@ def load_model(
         raise ModelError(_unknown("preset", preset, record.presets))
     if record.prompted:
         load_ahead()
+    if record.weights is None:
+        assert record.make is not None
+        if any(one is not None for one in (preset, backbone, stages, stride, weights)):
+            raise ModelError(f"{name}: has no weights, and no preset, backbone, stages or stride: leave them out")
+        return record.make()
     packaged, file = WEIGHTS[record.weights], None if weights is None else Path(weights)
     if record.build is not None:
         if any(one is not None for one in (preset, backbone, stages, stride)):
@@ -168,7 +173,10 @@ def described(
 ) -> dict[str, Any]:
     """For records: the model that `load_model` gives for these, its backbone, its weights and their hash."""
     name = model_name(name, preset, backbone)
-    packaged = WEIGHTS[MODELS[name].weights]
+    record = MODELS[name].weights
+    if record is None:
+        return {"model": name, "preset": None, "backbone": None, "weights": None, "weights_sha256": None}
+    packaged = WEIGHTS[record]
     digest: str | None = packaged.sha256
     file = packaged.name
     if weights is not None:

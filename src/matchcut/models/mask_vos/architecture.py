@@ -15,7 +15,7 @@ class MaskVOSArchitecture:
     """Its features res2, res3, res4: the first gives the skip to the finer grid, the others that to the cells."""
     stride: int = 8
     grid: int = 8
-    """Frame a cell; masks come out on a grid twice as fine."""
+    """Pixels a cell; masks come out on a grid twice as fine."""
     matched: tuple[int, ...] = (2,)
     """Which of the stages make the keys, by their place in `stages`; several are each normalised first."""
     key: int | None = 128
