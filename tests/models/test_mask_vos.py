@@ -16,7 +16,7 @@ from matchcut.models.base import GuidedModel, MemoryPolicy
 from matchcut.models.label_propagation import LabelPropagation, PropagationSettings
 from matchcut.models.mask_vos import MaskReference, MaskVOS, build_mask_vos, network
 from matchcut.models.mask_vos.architecture import ARCHITECTURES, MaskVOSSettings
-from matchcut.models.mask_vos.decoders import KeyHead, aggregate, mask_channels
+from matchcut.models.mask_vos.decoders import aggregate, mask_channels
 from matchcut.models.resampling import enlarge, halve, join_maps
 from matchcut.models.search_region import FARTHEST, UNKNOWN, WIDEST, boxes_of, near_objects, where_to_look
 from matchcut.tracking.tracker import Tracker
@@ -508,19 +508,6 @@ def test_what_the_annotated_frame_alone_gives_does_not_hang_on_the_context(small
     torch.testing.assert_close(found.given, expected.given)
     torch.testing.assert_close(expected.given, expected.coarse[:, 1:])
     assert not torch.allclose(found.coarse, expected.coarse, atol=0.1)
-
-
-def test_a_key_head_is_computed_unless_it_is_the_identity() -> None:
-    values, head = torch.randn(2, 6, 5, 7), KeyHead(6, 6)
-    for weight, untouched in ((torch.eye(6), True), (torch.eye(6) + 1e-3, False), (torch.eye(6).flip(0), False)):
-        head.weight.data = weight[:, :, None, None].clone()
-        expected = torch.einsum("oc,bchw->bohw", weight, values)
-        with torch.inference_mode():
-            found = head(values)
-        assert (found is values) == untouched
-        torch.testing.assert_close(found, expected)
-        assert head(values).requires_grad
-    assert KeyHead(6, 4)(values).shape == (2, 4, 5, 7)
 
 
 @pytest.mark.parametrize("weights", [None, (2.0, 1.0)])

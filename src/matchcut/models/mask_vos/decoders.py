@@ -53,21 +53,6 @@ class FrameFeatures:
         return FrameFeatures(self.keys, self.cells[..., rows, columns], fine, image=image)
 
 
-class KeyHead(nn.Conv2d):
-    """A 1x1 convolution; at inference, it costs nothing where training left it the identity that it began as."""
-
-    def __init__(self, channels: int, keys: int) -> None:
-        super().__init__(channels, keys, 1, bias=False)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, channels, h, w) to (B, keys, h, w)."""
-        if not torch.is_grad_enabled() and self.weight.device.type == "cpu" and self.in_channels == self.out_channels:
-            weight = self.weight.flatten(1)
-            if torch.equal(weight, torch.eye(len(weight), dtype=weight.dtype)):
-                return input
-        return super().forward(input)
-
-
 class Separable(nn.Module):
     """x + a pointwise of a depthwise 3x3 convolution."""
 

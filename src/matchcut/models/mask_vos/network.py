@@ -37,7 +37,6 @@ from matchcut.models.mask_vos.architecture import ARCHITECTURES, MaskVOSArchitec
 from matchcut.models.mask_vos.decoders import (
     DeepMaskEncoder,
     FrameFeatures,
-    KeyHead,
     LightMaskEncoder,
     MaskDecoder,
     aggregate,
@@ -131,7 +130,7 @@ class MaskVOS(nn.Module, GuidedModel):
         self._set(settings or MaskVOSSettings())
         coarse, fine = architecture.widths
         joined = sum(channels[one] for one in architecture.matched)
-        self.key = KeyHead(joined, architecture.key or joined)
+        self.key = nn.Conv2d(joined, architecture.key or joined, 1, bias=False)
         nn.init.orthogonal_(self.key.weight) if architecture.key else nn.init.dirac_(self.key.weight)
         self.to_cells = nn.ModuleList(nn.Conv2d(one, coarse, 1) for one in channels[1:])
         self.to_fine = nn.Conv2d(channels[0], fine, 1)
