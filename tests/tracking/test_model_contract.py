@@ -2,6 +2,7 @@
 
 from types import MappingProxyType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from scenes import ColourModel, Kept, Policy, film, low, prediction, right, spec_of
@@ -115,6 +116,21 @@ def changed(change):
             r"Mine.remember, values: expected soft masks \(1, 3, h, w\)",
         ),
         ({"refine": lambda self, soft, ids, image: soft[0]}, r"Mine.refine: expected a label map \(48, 64\) uint8"),
+        (
+            {"refine": lambda self, soft, ids, image: (np.full((48, 64), 7, np.uint8), dict.fromkeys(ids, 1.0))},
+            "Mine.refine: expected the objects 1, 2, got 7 too",
+        ),
+        (
+            {"refine": lambda self, soft, ids, image: (np.zeros((48, 64), np.uint8), {1: 1.0, 2: np.nan})},
+            r"Mine.refine: expected a confidence in \[0, 1\] of each object, got \{1: 1.0, 2: nan\}",
+        ),
+        ({"segment": changed(lambda soft: prediction(3 * soft))}, "sum to 1 over background and objects, got .* to 3"),
+        ({"segment": changed(lambda soft: prediction(soft.long()))}, "expected soft masks of floats, got torch.int64"),
+        ({"segment": changed(lambda soft: prediction(soft, {1: {2}}))}, "expected a state of tensors, .* got one set"),
+        (
+            {"adapt": lambda self, annotated, ids: None},
+            "Mine.adapt: expected a model, itself or a copy of it, got None",
+        ),
     ],
 )
 @pytest.mark.parametrize("route", ["fill", "stream"])
@@ -127,3 +143,8 @@ def test_what_a_model_returns_wrong_is_said(clip, route, parts, said):
             Tracker(model_with(**parts), device="cpu").fill(timeline)
         else:
             list(Tracker(model_with(**parts), device="cpu").stream(iter(video), {0: truth[0]}))
+
+
+def test_a_fingerprint_that_is_none_is_said(clip):
+    with pytest.raises(ModelError, match="Mine.fingerprint: expected a string, got ''"):
+        Tracker(model_with(fingerprint=lambda self: ""), device="cpu").fingerprint()

@@ -148,6 +148,64 @@ def test_what_a_run_wrote_is_loaded_and_corrected(clip, filled, tmp_path):
     assert_same(again, filled)
 
 
+@pytest.mark.parametrize("damage", ["cut", "another size", "another frame's", "gone"])
+def test_a_mask_that_is_not_as_it_was_written_is_stale_and_stays_the_users(clip, filled, tmp_path, damage):
+    timeline = annotated(clip[0], given_of(clip[1]))
+    tracker().fill(timeline)
+    timeline.save(tmp_path / "out")
+    place = tmp_path / "out" / "masks" / "00005.png"
+    if damage == "gone":
+        place.unlink()
+    elif damage == "another size":
+        write_mask(place, np.ones((10, 10), np.uint8))
+    else:
+        place.write_bytes(place.read_bytes()[:60] if damage == "cut" else place.with_name("00012.png").read_bytes())
+    before = {path.name: path.read_bytes() for path in place.parent.iterdir()}
+    again = Timeline.load(tmp_path / "out")
+    assert again.stale() == [5]
+    tracker().fill(again)
+    assert_same(again, filled)
+    assert {path.name: path.read_bytes() for path in place.parent.iterdir()} == before
+
+
+def test_after_loading_the_model_of_the_last_run_counts(clip, tmp_path):
+    timeline, other = annotated(clip[0], given_of(clip[1])), Recurrent()
+    tracker().fill(timeline)
+    other.scale.data.mul_(1.5)
+    cancel = Event()
+    matchcut.Tracker(other, device="cpu", precision="float32").fill(
+        timeline, lambda done, total: cancel.set() if done == 4 else None, cancel=cancel
+    )
+    assert timeline.stale() == [frame for frame in range(5, COUNT) if frame != 15]
+    timeline.save(tmp_path / "out")
+    assert Timeline.load(tmp_path / "out").stale() == timeline.stale()
+
+
+@pytest.mark.parametrize(
+    "spoil, said",
+    [
+        (lambda folder: (folder / "timeline.json").unlink(), "timeline.json: does not exist"),
+        (lambda folder: (folder / "timeline.json").write_text(""), "timeline.json: is empty"),
+        (lambda folder: (folder / "timeline.json").write_text("{}"), "is no record of a run"),
+        (lambda folder: (folder / "masks" / "00000.png").unlink(), "00000.png"),
+    ],
+)
+def test_a_folder_that_holds_no_timeline_is_said(clip, tmp_path, spoil, said):
+    timeline = annotated(clip[0], {0: clip[1][0]})
+    timeline.save(tmp_path / "out")
+    spoil(tmp_path / "out")
+    with pytest.raises(matchcut.MatchcutError, match=said):
+        Timeline.load(tmp_path / "out")
+
+
+def test_a_timeline_of_another_video_is_said(clip, tmp_path):
+    annotated(clip[0], {0: clip[1][0]}).save(tmp_path / "out")
+    with pytest.raises(matchcut.MatchcutError, match="is of another video, or of other frames"):
+        Timeline.load(tmp_path / "out", matchcut.Video(clip[0], start=3))
+    with pytest.raises(matchcut.MatchcutError, match="expected a Video"):
+        Timeline.load(tmp_path / "out", clip[0])
+
+
 def test_evaluate_gives_what_fill_gives(clip, tmp_path):
     path, truth = clip
     for frame, image in matchcut.Video(path).frames():

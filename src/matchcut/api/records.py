@@ -102,7 +102,7 @@ class EarlierRun:
         if self.record is not None:
             try:
                 timeline.restore(self.record, self.ruined)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
                 raise OutputError(f"{RECORD}: is damaged ({error!r}); remove it, and --resume makes it anew") from error
 
     def remarks(self) -> list[str]:

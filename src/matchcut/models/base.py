@@ -6,6 +6,7 @@ write.
 """
 
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Self, runtime_checkable
@@ -145,9 +146,9 @@ class GuidedModel(Protocol):
 
     def fingerprint(self) -> str:
         """What tells this model from others, its weights and settings included: a mask that was made by a model of
-        another fingerprint is stale. By default a hash of the class, `spec` and, of an `nn.Module`, its weights: a
-        model with other settings adds them."""
-        return fingerprint_of(self)
+        another fingerprint is stale. By default a hash of the class and its source code, of `spec` and, of an
+        `nn.Module`, of its weights: a model with other settings, or code elsewhere, adds them."""
+        return fingerprint_of(self, source_of(type(self)))
 
     def adapt(self, annotated: Sequence[AnnotatedFrame], ids: Sequence[int]) -> Self:
         """The model for one propagation, learned on the annotated frames that it remembers, with gradients if it likes:
@@ -185,15 +186,24 @@ class AutomaticModel(Protocol):
 
     def fingerprint(self) -> str:
         """As `GuidedModel.fingerprint`."""
-        return fingerprint_of(self)
+        return fingerprint_of(self, source_of(type(self)))
+
+
+def source_of(kind: type) -> str:
+    """The source code of a class; nothing where it is not at hand, as of one typed into an interpreter."""
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return ""
 
 
 def fingerprint_of(model: Any, *settings: object) -> str:
     """A hash of a model's class, its `spec`, some settings and, of an `nn.Module`, its weights."""
     spec = {name: value for name, value in vars(model.spec).items() if name != "side"}
-    digest = hashlib.sha256(repr((type(model).__qualname__, spec, sorted(model.spec.side), settings)).encode())
+    name = f"{type(model).__module__}.{type(model).__qualname__}"
+    digest = hashlib.sha256(repr((name, spec, sorted(model.spec.side), settings)).encode())
     if isinstance(model, nn.Module):
-        for name, value in (*model.named_parameters(), *model.named_buffers()):
-            digest.update(name.encode())
+        for key, value in (*model.named_parameters(), *model.named_buffers()):
+            digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

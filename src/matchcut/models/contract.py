@@ -62,6 +62,16 @@ def check_policy(policy: Any, where: str) -> None:
         raise ModelError(f"{where}.start: expected 'after', 'from' or 'repeat', got {policy.start!r}")
 
 
+def check_adapted(model: Any, adapted: Any) -> None:
+    """Whether `adapt` returned a guided model.
+
+    Raises:
+        ModelError: it did not.
+    """
+    if not callable(getattr(adapted, "segment", None)):
+        raise ModelError(f"{name_of(model)}.adapt: expected a model, itself or a copy of it, got {shown(adapted)}")
+
+
 def check_prediction(model: Any, found: Any, channels: int, frame: int) -> None:
     """Whether `segment` of a guided model returned a `Prediction` with soft masks (1, `channels`, h, w).
 
@@ -79,16 +89,39 @@ def check_prediction(model: Any, found: Any, channels: int, frame: int) -> None:
         raise ModelError(f"{where}: expected shown to be a function that makes soft masks, got {shown(found.shown)}")
 
 
-def check_refined(model: Any, found: Any, size: tuple[int, ...]) -> None:
-    """Whether `refine` returned a label map (H, W) of `size` and a confidence an object.
+def check_refined(model: Any, found: Any, size: tuple[int, ...], ids: Sequence[int]) -> None:
+    """Whether `refine` returned a label map (H, W) of `size` that holds the objects `ids`, and a confidence of each.
 
     Raises:
         ModelError: it did not.
     """
-    labels = found[0] if isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict) else None
+    where = f"{name_of(model)}.refine"
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], dict):
+        raise ModelError(f"{where}: expected a label map {size} uint8 and a dict of confidences, got {shown(found)}")
+    labels, confidence = found
     if not isinstance(labels, np.ndarray) or labels.shape != size or labels.dtype != np.uint8:
+        raise ModelError(f"{where}: expected a label map {size} uint8, got {shown(labels)}")
+    strange = {*np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist()} - {0, *ids}
+    if strange:
+        raise ModelError(f"{where}: expected the objects {', '.join(map(str, ids))}, got {min(strange)} too")
+    if set(confidence) != set(ids) or not all(0 <= one <= 1 for one in confidence.values()):  # NaN is neither
+        raise ModelError(f"{where}: expected a confidence in [0, 1] of each object, got {confidence!r}")
+
+
+def check_state(model: Any, state: Any, frame: int) -> None:
+    """Whether a state can be kept: tensors, numbers and strings, or lists, tuples and dicts of them.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    parts = [*state.keys(), *state.values()] if isinstance(state, dict) else state
+    if isinstance(parts, list | tuple):
+        for one in parts:
+            check_state(model, one, frame)
+    elif not isinstance(state, Tensor | int | float | str | None):
         raise ModelError(
-            f"{name_of(model)}.refine: expected a label map {size} uint8 and a dict of confidences, got {shown(found)}"
+            f"{name_of(model)}.segment, frame {frame}: expected a state of tensors, numbers and strings, or lists, "
+            f"tuples and dicts of them, got {shown(state)}"
         )
 
 
@@ -117,6 +150,22 @@ def check_soft(model: Any, soft: Any, channels: int, where: str) -> None:
         raise ModelError(
             f"{name_of(model)}.{where}: expected soft masks (1, {channels}, h, w), the background and then {objects}, "
             f"got {shown(soft)}"
+        )
+    if not soft.is_floating_point() or not soft.numel():
+        raise ModelError(f"{name_of(model)}.{where}: expected soft masks of floats, got {soft.dtype}, {shown(soft)}")
+
+
+def check_shares(model: Any, soft: NDArray[np.floating[Any]], where: str) -> None:
+    """Whether soft masks (1 + N, h, w) are probabilities: not below 0, and summing to 1 at most.
+
+    Raises:
+        ModelError: they are not.
+    """
+    low, high = float(soft.min()), float(soft.sum(0).max())
+    if low < -0.05 or high > 1.5:  # by much: means of several may be a little off
+        raise ModelError(
+            f"{name_of(model)}.{where}: expected soft masks from 0 that sum to 1 over background and objects, got them "
+            f"from {low:.3g}, summing to {high:.3g} (of logits, take the softmax)"
         )
 
 

@@ -18,7 +18,7 @@ from matchcut.errors import OutputError
 from matchcut.files import atomic_path
 from matchcut.tracking.timeline import Timeline
 
-DAMAGED = (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError)
+DAMAGED = (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError)
 """What reading a damaged checkpoint raises."""
 EVERY = 25
 """Frames between two checkpoints, at least."""

@@ -12,7 +12,16 @@ from torch import Tensor
 
 from matchcut.masks import Frame, one_hot
 from matchcut.models.base import AnnotatedFrame, GuidedModel, MemoryPolicy
-from matchcut.models.contract import check_finite, check_prediction, check_refined, check_remembered, check_soft
+from matchcut.models.contract import (
+    check_adapted,
+    check_finite,
+    check_prediction,
+    check_refined,
+    check_remembered,
+    check_shares,
+    check_soft,
+    check_state,
+)
 from matchcut.refinement import Refined
 from matchcut.tracking.checkpoint import pack, unpack
 from matchcut.tracking.memory import Slot, reference_frames
@@ -56,12 +65,13 @@ class Segmented:
             check_soft(self.model, soft, 1 + len(self.ids), where)
             shown: NDArray[np.float32] = soft[0].float().cpu().numpy()
         check_finite(self.model, shown, where)
+        check_shares(self.model, shown, where)
         return shown
 
     def refine(self, soft: NDArray[np.float32], image: Frame) -> Refined:
         """The label map of the frame (H, W) and how sure each object is, from what `soft` gave."""
         found = self.model.refine(soft, self.ids, image)
-        check_refined(self.model, found, image.shape[:2])
+        check_refined(self.model, found, image.shape[:2], self.ids)
         return found
 
 
@@ -98,6 +108,7 @@ class Propagation:
         known = [one.seen for one in annotated.values() if set(ids) <= set(one.seen.ids)]
         with torch.inference_mode(False), torch.enable_grad():
             self.model = model.adapt(known, self.ids)
+        check_adapted(model, self.model)
         for slot in self._slots(anchor + step if first is None else first):
             if slot.frame in annotated and (slot.annotated or slot.frame == anchor):
                 self._references[slot] = self._remember(*annotated[slot.frame], slot.annotated)
@@ -110,6 +121,7 @@ class Propagation:
             check_prediction(self.model, found, 1 + len(self.ids), index)
             self._references[Slot(index, False)] = kept = self.model.remember(features, found.masks, False)
             check_remembered(self.model, kept, 1 + len(self.ids))
+        check_state(self.model, found.state, index)
         self.state = found.state
         self._keep([*self._slots(index + self.step), Slot(index, False)])
         return Segmented(self.model, self.ids, index, found.masks, found.shown)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -9,15 +10,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from matchcut.disk import check_apart
-from matchcut.errors import MatchcutError, OutputError
+from matchcut.errors import MaskError, MatchcutError, OutputError, VideoError
 from matchcut.files import make_folder
-from matchcut.manifest import run_folder
+from matchcut.manifest import Manifest, run_folder
 from matchcut.masks import IGNORE, LabelMap, check_mask, decode_png, encode_png, object_ids, read_mask, write_mask
 from matchcut.tracking.annotations import Annotation, Annotations, Provenance
 from matchcut.tracking.inputs import Mask, as_index, as_label_map
 from matchcut.tracking.memory import Segment
 from matchcut.tracking.outputs import KIND, RECORD, read_of, read_record, write_record
 from matchcut.tracking.scratch import Scratch
+from matchcut.video.arrays import describe
 from matchcut.video.overlay import draw_overlay
 from matchcut.video.writer import VideoWriter
 
@@ -33,7 +35,7 @@ class Timeline:
 
     Args:
         video: the frames; its length and size are what the timeline goes by.
-        folder: where masks are kept as `<frame name>.png`; None keeps them in memory.
+        folder: where masks are kept as `<frame name>.png`, and written over; None keeps them in memory.
         correctable: whether a run's soft masks and states are kept too, in a temporary file, so that after a correction
             only stale frames run again. Without them a run starts again at the annotated frame.
 
@@ -292,40 +294,60 @@ class Timeline:
 
     @classmethod
     def load(cls, folder: str | Path, video: "Video | None" = None) -> Self:
-        """The timeline that `save`, or a run, wrote to a folder. Its masks stay there, and are written there.
+        """The timeline that `save`, or a run, wrote to a folder. Its masks are held in memory: the folder stays as it
+        is until they are saved there again.
+
+        A mask that is gone, damaged, or no longer as it was written is stale.
 
         Args:
             video: its frames, where they are no longer where they were, or were no file.
 
         Raises:
-            MatchcutError: the folder holds no record, or a damaged one; a mask is missing; or the video is another.
+            MatchcutError: the folder holds no record, or a damaged one; the mask of an annotated frame is gone or
+                damaged; or the video is another.
         """
         from matchcut.video.reader import Video
 
-        folder = Path(folder)
-        record = read_record(folder)
+        folder, where = Path(folder), Path(folder) / RECORD
+        record = read_record(folder) if folder.is_dir() else None
         if record is None:
-            raise OutputError(f"{folder / RECORD}: does not exist; give the folder that a run or `Timeline.save` wrote")
+            raise OutputError(f"{where}: does not exist; give the folder that a run or `Timeline.save` wrote")
+        if not isinstance(video, Video | None):
+            raise VideoError(f"video: expected a Video, got {describe(video)}: Video(...) makes one")
         try:
             if video is None:
                 start, end, stride = record["selection"]
                 video = Video(record["input"], start=start, end=end, stride=stride)
-            if [len(video), list(video.size)] != [record["frames"], record["size"]]:
-                raise OutputError(f"{folder / RECORD}: is of another video than {video.source}: give its own")
-            timeline = cls(video, folder / "masks")
+            timeline, names = cls(video), set(video.names())
+            if [len(video), list(video.size)] != [record["frames"], record["size"]] or not names >= {
+                *record["made_from"],
+                *(one["name"] for one in record["annotations"]),
+            }:
+                raise OutputError(f"{where}: is of another video, or of other frames of it, than {video.source}")
+            frame_of = {name: frame for frame, name in enumerate(video.names())}
             given = {}
             for one in record["annotations"]:
                 labels = read_mask(folder / "masks" / f"{one['name']}.png")
-                given[one["frame"]] = Annotation(np.where(np.isin(labels, [*one["objects"], IGNORE]), labels, 0))
+                if labels.shape != tuple(video.size):
+                    check_mask(labels, video.size, str(folder / "masks" / f"{one['name']}.png"))
+                shown = np.where(np.isin(labels, [*one["objects"], IGNORE]), labels, 0).astype(np.uint8)
+                given[frame_of[one["name"]]] = Annotation(shown)
             timeline.annotations = Annotations(given)
-            timeline._written = {frame: one.version for frame, one in timeline.annotations.items()}
+            manifest = Manifest(folder)
+            written = manifest.entries()
+            for name in record["made_from"]:
+                path = folder / "masks" / f"{name}.png"
+                if manifest.owns(path, written):
+                    with suppress(MaskError, OSError):
+                        data = path.read_bytes()
+                        if decode_png(data).shape == tuple(video.size):
+                            timeline._masks[frame_of[name]] = data
             timeline.restore(record)
-            if made := list(timeline.provenance.values()):
-                timeline.run_by(made[-1].model, bool(record["forward"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            timeline.run_by(str(record["run_by"]), bool(record["forward"]))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             if isinstance(error, MatchcutError):
                 raise
-            raise OutputError(f"{folder / RECORD}: is no record of a run: {error!r}") from error
+            raise OutputError(f"{where}: is no record of a run: {error!r}") from error
         return timeline
 
     def record(self) -> dict[str, Any]:
@@ -346,23 +368,24 @@ class Timeline:
             "most_needs_correction": None if weakest is None else name(weakest),
             "confidence": {name(f): confidence[f] for f in sorted(confidence)},
             "notes": {what: [name(one) for one in sorted(frames)] for what, frames in self.notes.items()},
+            "run_by": self._model,
             "forward": self._forward,
             "provenance": [asdict(one) for one in made],
             "made_from": {name(f): number[self.provenance[f]] for f in sorted(self.provenance)},
         }
 
     def restore(self, record: Mapping[str, Any], ruined: Collection[Path] = ()) -> None:
-        """Take over what a `record` says of masks whose files are there, but for those that are ruined.
+        """Take over what a `record` says of masks that are there, but for files that are ruined.
 
         Raises:
-            KeyError, TypeError, ValueError, AttributeError: it is no record.
+            KeyError, TypeError, ValueError, AttributeError, IndexError: it is no record.
         """
         index = {name: frame for frame, name in enumerate(self.video.names())}
         made = [Provenance(**{**one, "ids": tuple(one["ids"])}) for one in record["provenance"]]
         self.notes = {what: {index[name] for name in names} for what, names in record["notes"].items()}
         for name, number in record["made_from"].items():
             frame, path = index[name], self._path(index[name])
-            if path is not None and path not in ruined and path.exists():
+            if frame in self._masks if path is None else path not in ruined and path.exists():
                 self.provenance[frame] = made[number]
                 self._sure[frame] = {int(one): float(sure) for one, sure in record["confidence"].get(name, {}).items()}
 

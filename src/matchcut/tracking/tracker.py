@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from matchcut.errors import MaskError, PromptError, VideoError
+from matchcut.errors import MaskError, ModelError, PromptError, VideoError
 from matchcut.masks import Frame, LabelMap, check_mask, object_ids
 from matchcut.matching.threads import limit_threads
 from matchcut.models.base import AnnotatedFrame, GuidedModel, MemoryPolicy, ModelInput
@@ -80,7 +80,10 @@ class Tracker:
 
     def fingerprint(self) -> str:
         """A hash of the model and of how it is run: what its masks depend on besides the input and the annotations."""
-        seen = (self.model.fingerprint(), self.size, str(self.dtype), self.policy)
+        model = self.model.fingerprint()
+        if not isinstance(model, str) or not model:
+            raise ModelError(f"{type(self.model).__name__}.fingerprint: expected a string, got {model!r}")
+        seen = (model, self.size, str(self.dtype), self.policy)
         return hashlib.sha256(repr(seen).encode()).hexdigest()
 
     def fill(
@@ -111,6 +114,8 @@ class Tracker:
             MaskError: nothing is annotated, or no object.
             OutputError: the checkpoint is of a run of something else.
         """
+        if near is not None and not 0 <= as_index(near) < len(timeline):
+            raise PromptError(f"near: expected a frame from 0 to {len(timeline) - 1}, got {near}")
         given = timeline.annotations
         if not given.objects():
             raise MaskError("nothing to track: annotate at least one frame with at least one object")

@@ -66,8 +66,8 @@ def load_model(
     if name not in MODELS:
         raise ModelError(_unknown("model", name, MODELS))
     record = MODELS[name]
-    if preset is not None and record.presets and preset not in record.presets:
-        raise ModelError(_unknown("preset", preset, record.presets))
+    if preset is not None and record.on_backbone is not None and preset not in record.presets:
+        raise ModelError(_unknown("preset", preset, record.presets) if record.presets else f"{name}: has no presets")
     if record.prompted:
         load_ahead()
     if record.weights is None:
