@@ -146,5 +146,5 @@ def test_what_a_model_returns_wrong_is_said(clip, route, parts, said):
 
 
 def test_a_fingerprint_that_is_none_is_said(clip):
-    with pytest.raises(ModelError, match="Mine.fingerprint: expected a string, got ''"):
+    with pytest.raises(ModelError, match=r"Mine\.fingerprint: expected a string, got ''"):
         Tracker(model_with(fingerprint=lambda self: ""), device="cpu").fingerprint()
