@@ -197,7 +197,8 @@ def test_a_pickle_is_refused_in_one_line_wherever_weights_are_given(place, suffi
             PLACES[place](path)
         assert str(path) in str(caught.value) and str(caught.value).isprintable()
         assert not done.exists()
-    assert not list(recwarn)
+    said = [str(one.message) for one in recwarn]  # others may be of a thread of an earlier test
+    assert not [one for one in said if "pickle" in one or "weights_only" in one]
 
 
 # --- by name
