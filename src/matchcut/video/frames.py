@@ -1,5 +1,6 @@
 """Base classes of sources with random access: frames by index."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -11,7 +12,7 @@ FRAME_RATE = Fraction(24)  # what DAVIS and most tools take for frames without o
 BLOCK_BYTES = 256 << 20  # what reading backwards may hold at once
 
 
-class Frames:
+class Frames(ABC):
     """Frames of one source, all by original index. A subclass sets the attributes and gives `get`.
 
     Attributes:
@@ -24,7 +25,7 @@ class Frames:
     size: tuple[int, int]
     frame_rate: Fraction = FRAME_RATE
 
-    def check(self, last: int) -> None:
+    def check(self, last: int) -> None:  # noqa: B027  (by default all frames are there)
         """Raise TruncatedVideoError unless the frame `last` is surely there."""
 
     def name(self, index: int) -> str:
@@ -35,15 +36,15 @@ class Frames:
         """The file that a frame lies in, if any."""
         return None
 
+    @abstractmethod
     def get(self, index: int) -> Frame:
         """One frame, (H, W, 3) uint8 RGB, the caller's own."""
-        raise NotImplementedError
 
     def read(self, indices: range) -> Iterator[Frame]:
         """The frames of `indices` in turn."""
         return map(self.get, indices)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  (by default nothing is open)
         """Close what is open; a later `get` opens it again."""
 
 
@@ -61,9 +62,9 @@ class FramesOfFile(Frames):
         self.path = path
         self._cursor: Cursor | None = None
 
+    @abstractmethod
     def cursor(self) -> Cursor:
         """The file, opened anew."""
-        raise NotImplementedError
 
     def decoded_from(self, index: int) -> int:
         """The frame that decoding starts from to reach frame `index`."""
